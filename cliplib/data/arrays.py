@@ -1,4 +1,4 @@
-"""Names for the arrays that the modules hand around, and batches of their rows."""
+"""Names for the types of array that modules exchange, and batches of their rows."""
 
 from collections.abc import Iterator
 
@@ -12,9 +12,9 @@ Features = NDArray[np.float32]
 
 
 def row_batches(n: int, size: int) -> Iterator[slice]:
-    """Yield slices that divide n rows, which may be none, into batches of `size`.
+    """Yield slices that divide n rows into batches of `size`; the last may be smaller.
 
-    The last one may be smaller.
+    No rows give no slice.
     """
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))

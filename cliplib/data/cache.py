@@ -1,10 +1,10 @@
-"""Functions of images, and a cache that keeps their results by a file's content."""
+"""Functions of images, and a cache that keeps their results by the files' content."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,25 +31,24 @@ from cliplib.data.warn import warn_once
 
 
 def cache_folder() -> Path:
-    """Return the folder for features and images that are kept between runs.
+    """Return the folder of features and images that are kept between runs.
 
-    It is the setting ``CLIPLIB_CACHE``, or else the platform's folder for caches; it
-    need not exist yet.
+    It is the environment variable ``CLIPLIB_CACHE``, or else the platform's folder for
+    caches. It need not exist yet.
     """
     return Path(os.environ.get("CLIPLIB_CACHE") or user_cache_dir("cliplib"))
 
 
 class ResultCache:
-    """Arrays by key, a file for each, which threads and processes share.
+    """Arrays by key, each in a file of its own; threads and processes may share them.
 
-    Files may be deleted at any time. Where they cannot be written, a warning says so
-    once.
+    Files may be deleted at any time. One warning is given if they cannot be written.
 
     Parameters
     ----------
     folder
-        Where the files are; by default in the folder of the setting ``CLIPLIB_CACHE``,
-        or else in the platform's folder for caches. It is made if it is missing.
+        The folder of the files, which is made if it is missing; by default a folder
+        below `cache_folder`.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
@@ -57,29 +56,29 @@ class ResultCache:
 
     @property
     def folder(self) -> Path:
-        """Where the files are, by the settings as they are now."""
+        """The folder of the files, by the current value of ``CLIPLIB_CACHE``."""
         return Path(self._folder or cache_folder() / "results")
 
     def _file_of(self, key: str) -> Path:
-        """Return where the array under a key is kept."""
+        """Return the path of the file for a key."""
         name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.npz"
 
     def get(self, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return those arrays under `keys` that are cached, by key.
+        """Return the cached arrays among `keys`, by key.
 
-        Damaged ones are left out, so that they are computed and stored anew: NPZ files
-        hold checksums.
+        Damaged arrays are left out, so that they are computed and stored again. NPZ
+        files hold checksums, by which damage is found.
         """
         arrays = {}
         for key in keys:
-            # There may be no file, and damaged ones make NumPy raise nearly anything.
+            # A missing file raises an OSError, a damaged one errors of many types.
             with suppress(Exception), np.load(self._file_of(key)) as file:
                 arrays[key] = file[key]
         return arrays
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store arrays of numbers by key; older ones are replaced."""
+        """Store arrays of numbers by key, in place of older ones."""
         try:
             for key, array in arrays.items():
                 file = self._file_of(key)
@@ -93,27 +92,27 @@ class ResultCache:
             )
 
 
-# The cache in the default folder.
+# The cache in the default folder, which encoders use unless told otherwise.
 DEFAULT_CACHE = ResultCache()
 
 
 @dataclass(frozen=True)
 class ImageFunction:
-    """A function of images, and what its results are cached under.
+    """A function of images, with a name for the cache.
 
     Attributes
     ----------
     name
-        Part of the keys in the cache: it must change when the results do.
+        Part of the keys in the cache: it must change when the results change.
     function
-        From n RGB images to an array (n, ...), a row for each.
+        From n RGB images to an array (n, ...), one row for each image.
     """
 
     name: str
     function: Callable[[list[Image.Image]], NDArray[Any]]
 
     def key(self, digest: str) -> str:
-        """Return the cache's key of the result for an image; `digest` is its file's."""
+        """Return the cache's key for the result of an image whose file has a digest."""
         return f"{self.name}:{digest}"
 
 
@@ -125,63 +124,62 @@ def map_images(
     batch_size: int = 16,
     progress: str = "",
 ) -> list[NDArray[Any]]:
-    """Compute functions of n images; each is read and decoded once for all functions.
+    """Compute several functions of n images, which are read and decoded only once.
 
-    Each thread takes a batch from files to results, on one core. Results are cached
-    batch by batch, so an interruption loses at most the batches under way.
+    Each thread processes a batch at a time, from files to results, on one core. Results
+    are cached after each batch, so an interruption loses at most the current batches.
 
     Parameters
     ----------
     images
-        One image or several: paths, files' contents, images of Pillow, arrays
-        (h, w, 3) of uint8, or rows ``{"path", "bytes"}`` of a data set.
+        One image or several, as for `image_list`.
     *functions
-        What to compute, and the names under which results are cached.
+        The functions to compute.
     cache
-        Where results are looked up and stored; if it fails, a warning says so once.
+        Keeps results between runs; None keeps none.
     errors
-        Filled with the errors of images that cannot be read, by row, from 0; their rows
-        of the results are 0.
+        Filled with the errors of unreadable images, by row, from 0. The results of
+        these rows are 0.
     batch_size
-        How many images a function gets at once.
+        Largest number of images that a function is called with.
     progress
         Title of a progress bar; "" shows none.
 
     Returns
     -------
     list of arrays
-        For each function (n, ...), in the order of the images; (n, 0) if no image can
-        be read.
+        For each function an array (n, ...), in the order of the images; (n, 0) if no
+        image can be read.
 
     Raises
     ------
     UnreadableImage
         If an image cannot be read, and `errors` is None.
     """
-    # It imports torch, which takes seconds, and is only needed here.
+    # Here, since this module imports torch, which takes seconds.
     from cliplib.data.threads import pool_of_single_threads
 
     sources = image_list(images)
     n = len(sources)
     batches = [sources[batch] for batch in row_batches(n, batch_size)]
     compute = partial(_compute_batch, functions=functions, cache=cache)
-    # (n, 0) until the first results tell shape and dtype.
+    # (n, 0) until the first results show their shape and dtype.
     outputs: list[NDArray[Any]] = [np.empty((n, 0)) for _ in functions]
-    # At its end, also on an interrupt, the batches under way end and are cached.
+    # When the block ends, even by an interrupt, current batches are still cached.
     with pool_of_single_threads() as pool:
-        computed = chain.from_iterable(pool.map(compute, batches))  # in their order
-        shown = tqdm(computed, progress, n, unit="image", disable=not progress)
-        for row, results in enumerate(shown):
-            if isinstance(results, UnreadableImage):
+        answers = chain.from_iterable(pool.map(compute, batches))  # in order of images
+        with_bar = tqdm(answers, progress, n, unit="image", disable=not progress)
+        for row, answer in enumerate(with_bar):
+            if isinstance(answer, UnreadableImage):
                 if errors is None:
-                    raise results
-                # Without the traceback, which would keep images in memory.
-                errors[row] = UnreadableImage(sources[row], results.reason)
+                    raise answer
+                # A new error, since the traceback of this one keeps images in memory.
+                errors[row] = UnreadableImage(sources[row], answer.reason)
                 continue
-            for number, result in enumerate(results):
-                if not outputs[number].size:
-                    outputs[number] = np.zeros((n, *result.shape), result.dtype)
-                outputs[number][row] = result
+            for i, result in enumerate(answer):
+                if not outputs[i].size:
+                    outputs[i] = np.zeros((n, *result.shape), result.dtype)
+                outputs[i][row] = result
     return outputs
 
 
@@ -190,17 +188,15 @@ def _compute_batch(
     functions: Sequence[ImageFunction],
     cache: ResultCache | None,
 ) -> list[list[NDArray[Any]] | UnreadableImage]:
-    """Compute functions of a batch of images, or look their results up in the cache.
+    """Return for each image of a batch each function's result, or why it is unreadable.
 
-    Returned is of each image the result of each function, or why it cannot be read.
-    All files are read, for the cache's keys; only images of which a result is missing
-    are decoded. What is computed is stored in the cache.
+    All files are read, since the cache's keys depend on their content. An image is
+    decoded only if one of its results is not cached. New results are cached.
     """
-    image_by_digest: dict[str, Image.Image] = {}  # equal files once
-    digest_of_row: dict[int, str] = {}
-    error_of_row: dict[int, UnreadableImage] = {}
+    digests_or_errors: list[str | UnreadableImage] = []
+    images_to_compute: dict[str, Image.Image] = {}  # by digest: equal files once
     result_by_key: dict[str, NDArray[Any]] = {}
-    for row, source in enumerate(sources):
+    for source in sources:
         try:
             content = image_bytes(source)
             digest = hashlib.blake2b(content, digest_size=16).hexdigest()
@@ -208,42 +204,36 @@ def _compute_batch(
             if cache is not None:
                 result_by_key |= cache.get(keys)
             if not keys <= result_by_key.keys():
-                image_by_digest[digest] = load_image(source, content)
-            digest_of_row[row] = digest
+                images_to_compute[digest] = load_image(source, content)
+            digests_or_errors.append(digest)
         except UnreadableImage as error:
-            error_of_row[row] = error
+            digests_or_errors.append(error)
     for function in functions:
-        result_by_key |= _missing_results(
-            function, image_by_digest, result_by_key.keys(), cache
-        )
-    results_of_row = {
-        row: [result_by_key[function.key(digest)] for function in functions]
-        for row, digest in digest_of_row.items()
-    }
-    answer_of_row = results_of_row | error_of_row
-    return [answer_of_row[row] for row in range(len(sources))]
+        new_results = _missing_results(function, images_to_compute, result_by_key)
+        if cache is not None:
+            cache.put(new_results)
+        result_by_key |= new_results
+    return [
+        answer
+        if isinstance(answer, UnreadableImage)
+        else [result_by_key[function.key(answer)] for function in functions]
+        for answer in digests_or_errors
+    ]
 
 
 def _missing_results(
     function: ImageFunction,
     image_by_digest: Mapping[str, Image.Image],
-    known_keys: Collection[str],
-    cache: ResultCache | None,
+    result_by_key: Mapping[str, NDArray[Any]],
 ) -> dict[str, NDArray[Any]]:
-    """Compute a function of those images whose result is not known, by key; store it.
-
-    `image_by_digest` holds images by the digest of their file.
-    """
+    """Return a function's results for those images that have none yet, by key."""
     image_by_key = {
         function.key(digest): image for digest, image in image_by_digest.items()
     }
     missing = {
-        key: image for key, image in image_by_key.items() if key not in known_keys
+        key: image for key, image in image_by_key.items() if key not in result_by_key
     }
     if not missing:
         return {}
     results = function.function(list(missing.values()))
-    computed = dict(zip(missing, results, strict=True))
-    if cache is not None:
-        cache.put(computed)
-    return computed
+    return dict(zip(missing, results, strict=True))

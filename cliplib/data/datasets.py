@@ -1,6 +1,7 @@
-"""Images from any source, listed as one kind of data set.
+"""Images from any source, listed in one form.
 
-A folder, a table of files, a data set of the library ``datasets``, or one of the hub.
+A source is a folder, a table of files, a data set of the library ``datasets``, or a
+data set of the hub.
 """
 
 from __future__ import annotations
@@ -13,11 +14,6 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 import datasets
 import numpy as np
 import pandas as pd
-from datasets.exceptions import (
-    DatasetGenerationCastError,
-    DatasetNotFoundError,
-    DatasetsError,
-)
 
 from cliplib.data.declared_groups import declared_groups
 from cliplib.data.folder import USUAL_SPLIT, ListedImage, list_images
@@ -31,13 +27,14 @@ from cliplib.data.hub import (
 from cliplib.data.text_table import read_text_table
 from cliplib.data.wording import check_printable
 
+# Prefix of the name of a data set of the hub.
 HUB = "hf://datasets/"
-# Errors by which the library ``datasets`` hides what failed.
-LIBRARY_ERRORS = (DatasetsError, FileNotFoundError)
-# Suffixes of tables of files.
+# Errors of the library ``datasets`` that hide their cause.
+LIBRARY_ERRORS = (datasets.exceptions.DatasetsError, FileNotFoundError)
+# Suffixes of the files that are taken for tables of files.
 TABLES = (".csv", ".tsv", ".txt")
 
-# The kinds of source that `load_dataset` takes.
+# The types of source that `load_dataset` takes.
 Source: TypeAlias = (
     str | os.PathLike[str] | pd.DataFrame | datasets.Dataset | datasets.DatasetDict
 )
@@ -58,75 +55,76 @@ def load_dataset(
     ----------
     source
         A folder of class folders, with or without train, val and test folders above
-        them; a table of files, as a DataFrame or a CSV file beside which its paths
-        begin, with the columns file and label, and group and split where they are
-        known; a ``datasets.Dataset`` or ``DatasetDict``; or a data set of the hub,
+        them; a table of files, with the columns file and label, and optionally group
+        and split, as a DataFrame or as a CSV file, to whose folder paths are relative;
+        a ``datasets.Dataset`` or ``DatasetDict``; or a data set of the hub,
         "hf://datasets/OWNER/NAME".
     groups
-        What must never be separated: a CSV file (file, group) or a regular expression,
-        for `declared_groups`; by default what the source says.
+        Which images must never be separated: a CSV file or a regular expression, as for
+        `declared_groups`; by default the groups that the source names.
     image_column, label_column
-        Other names of the columns of images (or of files) and of labels.
+        Names of the columns of images (or files) and of labels, if they are others.
     split
         The only split to take.
     revision
-        Of a data set of the hub: a branch, a tag or a commit.
+        Branch, tag or commit of a data set of the hub.
 
     Returns
     -------
     datasets.Dataset
         Columns ``image`` (``{"path", "bytes"}``), ``label``, ``id`` (unique), ``split``
-        ("train", "val", "test" or "") and ``group`` ("" where it is not known). A
-        folder's images are sorted by id, others keep their order.
+        ("train", "val", "test" or "") and ``group`` ("" if unknown). A folder's images
+        are sorted by id, others keep their order.
 
     Raises
     ------
     OSError
-        If the source is not there, or the hub does not give it.
+        If the source does not exist, or cannot be downloaded.
     ValueError
-        If it has no image, no such column or split, or an image without a label; if all
-        of it is taken, and has splits of other names than train, val and test; or if
-        `groups` do not cover all images.
+        If the source has no image, no such column or split, an image without a label,
+        or splits other than train, val and test of which none is chosen; or if `groups`
+        do not cover all images.
     TypeError
-        If it is something else.
+        If the source is of another type.
     """
     is_of_hub = isinstance(source, str) and source.startswith(HUB)
     if revision and not is_of_hub:
         raise ValueError("Only a data set of the hub has a revision: leave it out.")
     if is_of_hub:
         source = _load_from_hub(str(source).removeprefix(HUB), revision)
-    listed = _list(source, image_column, label_column)
+    listed = _list_source(source, image_column, label_column)
     if split:
-        listed = _only_split(listed, split)
+        listed = _select_split(listed, split)
     if groups is not None:
-        declared = declared_groups(listed.known["id"].tolist(), groups)
-        listed = listed._replace(known=listed.known.assign(group=declared))
-    return _as_one(listed)
+        declared = declared_groups(listed.metadata["id"].tolist(), groups)
+        listed = listed._replace(metadata=listed.metadata.assign(group=declared))
+    return _as_dataset(listed)
 
 
 class _Listed(NamedTuple):
-    """The images of a source, and what it says of them.
+    """The images of a source, and what the source says about them.
 
-    `images` has the column image alone, `known` the texts id, label, split and group of
-    each. `title` and `source` become ``info.dataset_name`` and ``info.builder_name``.
+    `images` has one column, image. `metadata` has the columns id, label, split and
+    group, all texts, and a row for each image. `title` and `source_type` become the
+    data set's ``info.dataset_name`` and ``info.builder_name``.
     """
 
     images: datasets.Dataset
-    known: pd.DataFrame
+    metadata: pd.DataFrame
     title: str
-    source: str
+    source_type: str
 
 
-def _list(source: Source, image_column: str, label_column: str) -> _Listed:
-    """List the images of a source by its kind; TypeError for what is none."""
+def _list_source(source: Source, image_column: str, label_column: str) -> _Listed:
+    """List the images of a source by its type; TypeError for any other type."""
     if isinstance(source, str | os.PathLike):
-        return _of_path(os.fspath(source), image_column, label_column)
+        return _list_path(os.fspath(source), image_column, label_column)
     if isinstance(source, pd.DataFrame):
-        return _of_table(source, Path("table"), image_column, label_column)
+        return _list_table(source, Path("table"), image_column, label_column)
     if isinstance(source, datasets.Dataset):
-        return _of_splits({"": source}, image_column, label_column)
+        return _list_splits({"": source}, image_column, label_column)
     if isinstance(source, Mapping):
-        return _of_splits(source, image_column, label_column)
+        return _list_splits(source, image_column, label_column)
     raise TypeError(
         f"Images cannot come from a {type(source).__name__}: give a folder, a CSV "
         "file or DataFrame of files and labels, a datasets.Dataset, or "
@@ -134,11 +132,11 @@ def _list(source: Source, image_column: str, label_column: str) -> _Listed:
     )
 
 
-def _of_path(name: str, image_column: str, label_column: str) -> _Listed:
+def _list_path(name: str, image_column: str, label_column: str) -> _Listed:
     """List the images of a CSV file or a folder."""
     if name.lower().endswith(TABLES) and os.path.isfile(name):
         table = read_text_table(Path(name))
-        return _of_table(table, Path(name), image_column, label_column)
+        return _list_table(table, Path(name), image_column, label_column)
     root = Path(name).absolute()
     if not root.is_dir():
         raise FileNotFoundError(
@@ -150,48 +148,47 @@ def _of_path(name: str, image_column: str, label_column: str) -> _Listed:
             f"{name} is a folder, which has no columns: leave image_column and "
             "label_column out (--image-column, --label-column)."
         )
-    # What is known of image files is what their paths say.
-    known = pd.DataFrame(list_images(root), columns=ListedImage._fields)
-    images = _undecoded(known["path"])
-    return _Listed(images, known.assign(group=""), root.resolve().name, "folder")
+    listed_images = pd.DataFrame(list_images(root), columns=ListedImage._fields)
+    images = _undecoded(listed_images["path"])
+    metadata = listed_images.assign(group="")
+    return _Listed(images, metadata, root.resolve().name, "folder")
 
 
 # --- A table of files
 
 
-def _of_table(
-    table: pd.DataFrame, place: Path, image_column: str, label_column: str
+def _list_table(
+    table: pd.DataFrame, path: Path, image_column: str, label_column: str
 ) -> _Listed:
-    """List the images of a table of files and labels; paths begin beside `place`."""
-    file = image_column or "file"
-    label = label_column or "label"
-    for name in (file, label):
+    """List the images of a table; its files are relative to the folder of `path`."""
+    file_column = image_column or "file"
+    label_column = label_column or "label"
+    for name in (file_column, label_column):
         if name not in table:
             raise ValueError(
-                f"The table {place.name} has no column {name!r}, but "
+                f"The table {path.name} has no column {name!r}, but "
                 f"{', '.join(map(str, table.columns))}: name those of files and labels."
             )
-    known = pd.DataFrame(
+    metadata = pd.DataFrame(
         {
-            "id": table[file],
-            "label": table[label],
+            "id": table[file_column],
+            "label": table[label_column],
             "split": table.get("split", ""),
             "group": table.get("group", ""),
         }
-    )
-    known = known.map(_text)
-    unnamed = np.flatnonzero(known["id"] == "")
-    if len(unnamed):
+    ).map(_as_text)
+    rows_without_file = np.flatnonzero(metadata["id"] == "")
+    if len(rows_without_file):
         raise ValueError(
-            f"The table {place.name} names no file in its row {unnamed[0] + 1}: give "
-            "one, or leave the row out."
+            f"The table {path.name} names no file in its row "
+            f"{rows_without_file[0] + 1}: give one, or leave the row out."
         )
-    paths = [place.parent / name for name in known["id"]]
-    return _Listed(_undecoded(paths), known, place.name, "table")
+    files = [path.parent / name for name in metadata["id"]]
+    return _Listed(_undecoded(files), metadata, path.name, "table")
 
 
-def _text(value: Any) -> str:
-    """Return a value as a text, "" for a missing one."""
+def _as_text(value: Any) -> str:
+    """Return a value as a text, "" for a missing value."""
     return "" if pd.isna(value) else str(value)
 
 
@@ -199,12 +196,12 @@ def _text(value: Any) -> str:
 
 
 def _load_from_hub(name: str, revision: str) -> Any:
-    """Return a data set of the hub by its splits, downloaded if it is not cached."""
+    """Return the splits of a data set of the hub, downloaded if they are not cached."""
     try:
         return datasets.load_dataset(name, revision=revision or None)
-    except ValueError:  # of its configurations, or its files
+    except ValueError:  # about configurations or files; its text says what to do
         raise
-    except Exception as error:  # the library raises nearly anything
+    except Exception as error:  # the library raises errors of many types
         try:
             with explained(f"datasets/{name}", revision):
                 ask_hub(name, revision or None, kind="dataset")
@@ -214,164 +211,177 @@ def _load_from_hub(name: str, revision: str) -> Any:
 
 
 def _raise_cause(error: BaseException, name: str, revision: str) -> NoReturn:
-    """Raise what made the library ``datasets`` fail, though the hub answers."""
-    if isinstance(error, DatasetNotFoundError):  # or one that is not for the user
+    """Raise the error that made the library ``datasets`` fail although the hub answers.
+
+    It is a DownloadError, unless `explained` has a better sentence for it.
+    """
+    if isinstance(
+        error, datasets.exceptions.DatasetNotFoundError
+    ):  # also if the user may not read it
         raise DownloadError(not_there(f"datasets/{name}", revision))
     while isinstance(error, LIBRARY_ERRORS) and error.__cause__:
         error = error.__cause__
-    if isinstance(error, DatasetGenerationCastError):
-        # Its first paragraph only says that an error occurred, its second says which.
-        error = DatasetsError(str(error).split("\n\n")[1])
+    if isinstance(error, datasets.exceptions.DatasetGenerationCastError):
+        # The first paragraph only says that an error occurred, the second says which.
+        error = ValueError(str(error).split("\n\n")[1])
     if isinstance(error, (*LIBRARY_ERRORS, RuntimeError, ValueError, ImportError)):
-        raise DownloadError(first_sentence(error) or type(error).__name__)
+        raise DownloadError(first_sentence(error))
     raise error
 
 
-def _of_splits(
-    parts: Mapping[Any, datasets.Dataset], image_column: str, label_column: str
+def _list_splits(
+    splits: Mapping[Any, datasets.Dataset], image_column: str, label_column: str
 ) -> _Listed:
-    """List the images of one data set, by the names of its splits."""
-    if not parts:
+    """List the images of a data set, given as one data set for each split."""
+    if not splits:
         raise ValueError("The data set has no split: give one with images.")
-    images = [_images_of(part, image_column) for part in parts.values()]
-    known_by_split = {
-        str(name): _known_of(part, str(name), label_column)
-        for name, part in parts.items()
+    images = [_images_of(part, image_column) for part in splits.values()]
+    metadata_by_split = {
+        str(name): _metadata_of(part, str(name), label_column)
+        for name, part in splits.items()
     }
-    known = pd.concat(known_by_split)
-    if len(parts) > 1 and known["id"].duplicated().any():  # each split counts anew
-        known["id"] = known.index.get_level_values(0) + "/" + known["id"]
-    about = next(iter(parts.values())).info
+    metadata = pd.concat(metadata_by_split)
+    if len(splits) > 1 and metadata["id"].duplicated().any():
+        # The same ids occur in several splits.
+        metadata["id"] = metadata.index.get_level_values(0) + "/" + metadata["id"]
+    info = next(iter(splits.values())).info
     return _Listed(
         datasets.concatenate_datasets(images),
-        known.reset_index(drop=True),
-        about.dataset_name or "dataset",
-        about.builder_name or "datasets",
+        metadata.reset_index(drop=True),
+        info.dataset_name or "dataset",
+        info.builder_name or "datasets",
     )
 
 
-def _images_of(part: datasets.Dataset, wanted: str) -> datasets.Dataset:
-    """Return the column of images of a data set alone, as "image", undecoded."""
-    column = _column(part, wanted, datasets.Image, "image")
-    # In this order: a cast after the selection fails for data on the disk of which some
-    # other column was added in memory.
+def _images_of(part: datasets.Dataset, image_column: str) -> datasets.Dataset:
+    """Return the images of a data set, undecoded, as its only column, "image"."""
+    column = _find_column(part, image_column, datasets.Image, "image")
+    # The cast comes first: after the selection it fails for a data set on the disk to
+    # which another column was added in memory.
     undecoded = part.cast_column(column, datasets.Image(decode=False))
     return undecoded.select_columns([column]).rename_columns({column: "image"})
 
 
-def _column(part: datasets.Dataset, wanted: str, kind: type, what: str) -> str:
-    """Return the column of images or labels: the one wanted, or the only one that fits.
+def _find_column(
+    part: datasets.Dataset, requested: str, feature_type: type, default: str
+) -> str:
+    """Return the name of the column of images or of labels.
 
-    That is one of a kind of feature, or else one called `what`, such as "label".
-    ValueError if there is none, or if there are several.
+    It is the requested column; else the only column of a type of feature; else the only
+    column with a default name, "image" or "label", or its plural. ValueError if there
+    is no such column, or if there are several.
     """
-    if wanted in part.column_names:
-        return wanted
     names: list[str] = part.column_names
-    of_kind = [name for name in names if isinstance(part.features[name], kind)]
-    fitting = of_kind or [name for name in names if name in (what, f"{what}s")]
-    if not wanted and len(fitting) == 1:
-        return fitting[0]
+    if requested in names:
+        return requested
+    of_type = [name for name in names if isinstance(part.features[name], feature_type)]
+    candidates = of_type or [name for name in names if name in (default, f"{default}s")]
+    if not requested and len(candidates) == 1:
+        return candidates[0]
     raise ValueError(
-        f"Which column holds the {what}s is not clear among "
-        f"{', '.join(part.column_names)}: name it by {what}_column "
-        f"(--{what}-column)."
+        f"Which column holds the {default}s is not clear among "
+        f"{', '.join(names)}: name it by {default}_column (--{default}-column)."
     )
 
 
-def _known_of(part: datasets.Dataset, split: str, wanted: str) -> pd.DataFrame:
-    """Return what a data set knows of its images, as texts: id, label, split, group.
+def _metadata_of(part: datasets.Dataset, split: str, label_column: str) -> pd.DataFrame:
+    """Return id, label, split and group of a data set's images, as texts.
 
-    `split` is the name of the whole; a column "split" goes before it.
+    Without a column "id" they are numbered; a column "split" replaces the name `split`.
     """
-    column = _column(part, wanted, datasets.ClassLabel, "label")
+    column = _find_column(part, label_column, datasets.ClassLabel, "label")
     labels: list[Any] = part[column][:]
     if isinstance(part.features[column], datasets.ClassLabel):
         names = part.features[column].names
+        # A missing label is None or -1.
         labels = [None if label in (None, -1) else names[label] for label in labels]
     prefix = f"{split}/" if split else ""
-    known = pd.DataFrame({"id": [f"{prefix}{row:06}" for row in range(len(part))]})
-    known = known.assign(label=labels, split=split, group="")
+    metadata = pd.DataFrame({"id": [f"{prefix}{row:06}" for row in range(len(part))]})
+    metadata = metadata.assign(label=labels, split=split, group="")
     for name in ("id", "split", "group"):
         if name in part.column_names:
-            known[name] = part[name][:]
-    return known.map(_text)
+            metadata[name] = part[name][:]
+    return metadata.map(_as_text)
 
 
 # --- What all sources become
 
 
 def _undecoded(paths: Iterable[Path]) -> datasets.Dataset:
-    """Return files as a data set of one column, "image"."""
+    """Return image files as a data set with one column, "image"."""
     rows = [{"path": str(path), "bytes": None} for path in paths]
     features = datasets.Features(image=datasets.Image(decode=False))
     return datasets.Dataset.from_dict({"image": rows}, features=features)
 
 
-def _only_split(listed: _Listed, split: str) -> _Listed:
-    """Keep the images of one split, called by its own name or a usual one.
+def _select_split(listed: _Listed, split: str) -> _Listed:
+    """Keep the images of one split; ValueError if there is none.
 
-    They are of no split if it is another than train, val and test.
+    A split may be asked for by any of its usual names, as "validation" for "val". If it
+    is none of train, val and test, its images get no split.
     """
-    splits = listed.known["split"]
-    is_asked = splits.map(_usual_name) == _usual_name(split)
-    if not is_asked.any():
+    splits = listed.metadata["split"]
+    is_selected = splits.map(_usual_name) == _usual_name(split)
+    if not is_selected.any():
         names = ", ".join(sorted(set(splits) - {""})) or "none"
         raise ValueError(f"{listed.title} has no split {split!r}, but {names}.")
-    images = listed.images.select(np.flatnonzero(is_asked))
-    known = listed.known[is_asked].assign(split=USUAL_SPLIT.get(split.lower(), ""))
-    return listed._replace(images=images, known=known)
+    images = listed.images.select(np.flatnonzero(is_selected))
+    usual_name = USUAL_SPLIT.get(split.lower(), "")
+    metadata = listed.metadata[is_selected].assign(split=usual_name)
+    return listed._replace(images=images, metadata=metadata)
 
 
 def _usual_name(split: str) -> str:
-    """Return "train", "val" or "test" for another name of these splits; else itself."""
+    """Return "train", "val" or "test" for a name of this split, any other unchanged."""
     return USUAL_SPLIT.get(split.lower(), split)
 
 
-def _as_one(listed: _Listed) -> datasets.Dataset:
-    """Return images, with what is known of them, as one data set."""
-    _check_known(listed.known, listed.title)
+def _as_dataset(listed: _Listed) -> datasets.Dataset:
+    """Return images and their metadata as one data set, after checks."""
+    _check_metadata(listed.metadata, listed.title)
     text = datasets.Value("string")
-    label = datasets.ClassLabel(names=sorted(set(listed.known["label"])))
+    label = datasets.ClassLabel(names=sorted(set(listed.metadata["label"])))
     features = datasets.Features(label=label, id=text, split=text, group=text)
-    known = listed.known.assign(split=listed.known["split"].map(_usual_name))
-    columns = datasets.Dataset.from_dict(known[[*features]].to_dict("list"), features)
-    joined = datasets.concatenate_datasets([listed.images, columns], axis=1)
+    split = listed.metadata["split"].map(_usual_name)
+    columns = listed.metadata.assign(split=split)[[*features]].to_dict("list")
+    metadata = datasets.Dataset.from_dict(columns, features)
+    joined = datasets.concatenate_datasets([listed.images, metadata], axis=1)
     joined.info.dataset_name = listed.title
-    joined.info.builder_name = listed.source
+    joined.info.builder_name = listed.source_type
     return joined
 
 
-def _check_known(known: pd.DataFrame, title: str) -> None:
-    """Raise ValueError if no data set can be made of images and what is known of them.
+def _check_metadata(metadata: pd.DataFrame, title: str) -> None:
+    """Raise ValueError if a source's metadata cannot become a data set.
 
-    Each image needs a name of its own and a label; a group where others have one; and
-    no split, or one of the usual. All names must be such as can be shown.
+    There must be an image. Each needs an id of its own and a label, and a group if
+    another one has a group. Splits must have a usual name, and all names must be
+    printable.
     """
-    if known.empty:
+    if metadata.empty:
         raise ValueError(f"{title} holds no image: name files and their labels in it.")
-    ids = known["id"]
-    check_printable([*ids, *known["label"], *known["group"]])
+    ids = metadata["id"]
+    check_printable([*ids, *metadata["label"], *metadata["group"]])
     repeated = ids[ids.duplicated()]
     if len(repeated):
         raise ValueError(f"{title} names {repeated.iloc[0]} twice: leave one out.")
-    unlabelled = ids[known["label"] == ""]
+    unlabelled = ids[metadata["label"] == ""]
     if len(unlabelled):
         raise ValueError(
             f"{unlabelled.iloc[0]} of {title} has no label: leave it out, or name a "
             "split whose images have labels."
         )
-    ungrouped = ids[known["group"] == ""]
-    if 0 < len(ungrouped) < len(known):
+    ungrouped = ids[metadata["group"] == ""]
+    if 0 < len(ungrouped) < len(metadata):
         raise ValueError(
-            f"{len(ungrouped)} of {len(known)} images of {title} have no group, such as"
-            f" {ungrouped.iloc[0]}: give each of them one of its own, or leave the "
+            f"{len(ungrouped)} of {len(metadata)} images of {title} have no group, such"
+            f" as {ungrouped.iloc[0]}: give each of them one of its own, or leave the "
             "column out."
         )
-    splits = sorted(set(known["split"]) - {""})
-    others = [name for name in splits if name.lower() not in USUAL_SPLIT]
-    if others:
+    splits = sorted(set(metadata["split"]) - {""})
+    unusual = [name for name in splits if name.lower() not in USUAL_SPLIT]
+    if unusual:
         raise ValueError(
-            f"{title} has a split {others[0]!r}, which is none of "
+            f"{title} has a split {unusual[0]!r}, which is none of "
             f"{', '.join(USUAL_SPLIT)}: rename it, or name the only split to take."
         )

@@ -1,4 +1,4 @@
-"""Which images belong together, as a CSV file or a pattern of their names declares."""
+"""Groups of images, declared by a CSV file or by a pattern of the images' names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cliplib.data.wording import counted
 def declared_groups(
     ids: Sequence[str], declaration: str | os.PathLike[str]
 ) -> list[str]:
-    r"""Return the name of each image's group, as a CSV file or a pattern declares it.
+    r"""Return the declared name of each image's group.
 
-    Groups may hold images of several classes: one photograph, patient or object may
-    show more than one of them.
+    A group may hold images of several classes, since one photograph, patient or object
+    may show several classes.
 
     Parameters
     ----------
@@ -29,8 +29,9 @@ def declared_groups(
     declaration
         A CSV file with the columns ``file`` (an id, or a file name that only one image
         has) and ``group``; or a regular expression that is searched in the ids and
-        whose first parentheses hold the group, such as ``(img_\d+)_\d+\.jpg``. Where
-        parentheses are named, ``(?P<patient>\d+)``, all named ones together hold it.
+        whose first parentheses capture the group, such as ``(img_\d+)_\d+\.jpg``. If
+        it has named parentheses, such as ``(?P<patient>\d+)``, all of these together
+        capture the group.
 
     Returns
     -------
@@ -40,10 +41,10 @@ def declared_groups(
     Raises
     ------
     FileNotFoundError
-        If the declaration is the name of a CSV file that is not there.
+        If the declaration names a CSV file that does not exist.
     ValueError
-        If it does not cover every image, or two rows name the same image; or it is
-        neither such a file nor such an expression.
+        If an image gets no group, if two rows name the same image, or if the
+        declaration is neither such a file nor such an expression.
     """
     name = os.fspath(declaration)
     is_table = os.path.isfile(name) or isinstance(declaration, os.PathLike)
@@ -61,31 +62,30 @@ def declared_groups(
 
 
 def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
-    """Return the group that a CSV file (file, group) gives each image, "" for none.
+    """Return each image's group by a CSV file (file, group), "" if it names none.
 
-    Its column `file` holds ids, or file names: ``1.jpg`` of ``cat/1.jpg``. A file name
-    that several images have declares none of them. A warning counts the entries that
-    declare no image.
+    `named_images` says which image a row names. A warning counts the rows that name no
+    image.
     """
     table = read_text_table(path, ("file", "group"))
     image_of_row = named_images(table["file"], ids, path)
-    absent = table["file"][image_of_row.isna()]
-    if len(absent):
+    unknown_files = table["file"][image_of_row.isna()]
+    if len(unknown_files):
         warn_once(
-            f"{path} names {counted(len(absent), 'file')} not among the images, such "
-            f"as {absent.iloc[0]!r}."
+            f"{path} names {counted(len(unknown_files), 'file')} not among the images, "
+            f"such as {unknown_files.iloc[0]!r}."
         )
-    group_of = dict(zip(image_of_row, table["group"], strict=True))
-    return [group_of.get(image, "") for image in ids]
+    group_by_image = dict(zip(image_of_row, table["group"], strict=True))
+    return [group_by_image.get(image, "") for image in ids]
 
 
 def groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
-    r"""Return what a regular expression captures of each id, "" where nothing.
+    r"""Return what a regular expression captures in each id, "" if it does not match.
 
-    Of ``cat/img_7_2.jpg``, ``(img_\d+)_`` captures "img_7": what its first parentheses
-    hold. Where parentheses are named, as in ``(?P<folder>\w+)/(?P<series>img_\d+)``,
-    all named ones count, joined by "/": "cat/img_7". ValueError for what is no regular
-    expression, or has no parentheses.
+    In ``cat/img_7_2.jpg``, the first parentheses of ``(img_\d+)_`` capture "img_7". If
+    there are named parentheses, as in ``(?P<folder>\w+)/(?P<series>img_\d+)``, what all
+    of these capture is joined by "/": "cat/img_7". ValueError if the pattern is not a
+    regular expression or has no parentheses.
     """
     try:
         expression = re.compile(pattern)
@@ -96,8 +96,8 @@ def groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
             f"The groups {pattern!r} are neither a file nor a regular expression "
             f"that captures a group ({error})."
         ) from error
-    # A column for each pair of parentheses.
-    found = pd.Series(ids, dtype=object).str.extract(expression).fillna("")
-    named = [number - 1 for number in expression.groupindex.values()]
-    parts = found.iloc[:, named or [0]].itertuples(index=False)
-    return ["/".join(filter(None, of_image)) for of_image in parts]
+    # One row for each id, one column for each pair of parentheses.
+    captured = pd.Series(ids, dtype=object).str.extract(expression).fillna("")
+    named_columns = [number - 1 for number in expression.groupindex.values()]
+    rows = captured.iloc[:, named_columns or [0]].itertuples(index=False)
+    return ["/".join(filter(None, parts)) for parts in rows]

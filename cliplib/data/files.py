@@ -1,4 +1,4 @@
-"""Files that take the place of older ones whole, or not at all."""
+"""Files that replace older ones completely, or not at all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
-# How the name of a folder begins in which files are written. A run that is killed
-# leaves it; it may be deleted.
+# Prefix of the temporary folder that files are written to. A run that is killed leaves
+# this folder behind; it may be deleted.
 UNFINISHED = ".unfinished-"
 
 
@@ -21,12 +21,12 @@ class NotWrittenError(OSError):
 
 @contextmanager
 def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a block an empty folder, whose files move into `folder` when it ends.
+    """Let a block write into an empty folder, then move what it wrote into `folder`.
 
-    There they take the place of older ones of the same names, each in one step, once
-    all are written. If the block fails, if the process is killed, or if the disk is
-    full, the older ones stay. Other files stay in any case. Folders must have new
-    names; they are moved before files, which may then name them.
+    Each file is moved in one step, and replaces an older file of the same name. If the
+    block fails, the process is killed or the disk is full, nothing is replaced. Folders
+    that the block makes need names that are new in `folder`. They are moved first,
+    since the files may refer to them.
 
     Parameters
     ----------
@@ -36,21 +36,21 @@ def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     NotWrittenError
-        If `folder` cannot be written to; it says what to do. An OSError of the block
-        that is not the system's, as of an image that cannot be read, stays as it is.
+        If `folder` cannot be written to. Other errors of the block are passed on, such
+        as that an image cannot be read.
     """
     target = Path(folder).resolve()
     try:
         target.mkdir(parents=True, exist_ok=True)
-        # Within the target, and so on the same disk, where a move is one step.
+        # Inside the target, so that both are on one disk and a move is a single step.
         with TemporaryDirectory(prefix=UNFINISHED, dir=target) as temporary:
             new = Path(temporary)
             yield new
-            _give_usual_mode(new)
-            for entry in sorted(new.iterdir(), key=Path.is_file):
+            _give_default_permissions(new)
+            for entry in sorted(new.iterdir(), key=Path.is_file):  # folders first
                 os.replace(entry, target / entry.name)
     except (OSError, SafetensorError) as error:
-        # Only the system's own errors have a number.
+        # Only errors of the operating system have a number.
         if isinstance(error, OSError) and error.errno is None:
             raise
         raise NotWrittenError(
@@ -59,24 +59,24 @@ def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
 
 
-def _give_usual_mode(folder: Path) -> None:
-    """Let all files below a folder be read by whom the user's settings allow.
+def _give_default_permissions(folder: Path) -> None:
+    """Give all files below a folder the permissions of a file that Python makes.
 
-    The package safetensors hides those that it writes itself.
+    The package safetensors lets only the owner read the files that it writes.
     """
-    usual_file = folder / UNFINISHED
-    usual_file.touch()
-    usual_mode = usual_file.stat().st_mode
-    usual_file.unlink()
+    new_file = folder / UNFINISHED
+    new_file.touch()
+    default_mode = new_file.stat().st_mode
+    new_file.unlink()
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(usual_mode)
+            path.chmod(default_mode)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError where a folder, or the nearest above that exists, is read-only."""
-    path = Path(folder).resolve()
-    while not path.exists():
-        path = path.parent
-    if not path.is_dir() or not os.access(path, os.W_OK):
-        raise OSError(f"Nothing can be written to {path}: choose another folder.")
+    """Raise OSError if a folder, which need not exist yet, cannot be written to."""
+    nearest = Path(folder).resolve()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OSError(f"Nothing can be written to {nearest}: choose another folder.")

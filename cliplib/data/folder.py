@@ -1,4 +1,4 @@
-"""A folder of class folders: which files are its images, and what their paths say."""
+"""A folder of class folders: its images, and what their paths say about them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from cliplib.data.warn import warn_once
 from cliplib.data.wording import check_printable, counted
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
-OF_PHONES = (".heic", ".heif", ".avif")
-SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", *OF_PHONES)
+HEIF = (".heic", ".heif", ".avif")
+# Suffixes of the files that are taken for images, in lower case.
+SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", *HEIF)
+# Names of split folders, in lower case, and the split that each means.
 USUAL_SPLIT = {
     "train": "train",
     "training": "train",
@@ -23,9 +25,9 @@ USUAL_SPLIT = {
     "test": "test",
     "testing": "test",
 }
-# No folders lie deeper: they would be a mistake, or an attack.
+# Largest depth of nested folders; deeper ones are a mistake or an attack.
 MOST_NESTED = 100
-# What Windows and macOS themselves put into folders and ZIP archives.
+# Files and a folder that Windows and macOS put into folders and ZIP archives.
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store")
 SYSTEM_FOLDER = "__MACOSX"
 
@@ -36,9 +38,9 @@ class ListedImage(NamedTuple):
     Attributes
     ----------
     path
-        Where it is.
+        The path of its file.
     id
-        Split (if its folder is within one), class and file name, joined by "/".
+        Split folder (if there is one), class folder and file name, joined by "/".
     split
         "train", "val", "test" or "".
     label
@@ -53,89 +55,89 @@ class ListedImage(NamedTuple):
     @property
     def place(self) -> Path:
         """The folder that holds the class folders, or the split folders above them."""
-        # The id has one "/" for each folder between that one and the file.
+        # The id has one "/" for each folder between that folder and the file.
         return self.path.parents[self.id.count("/")]
 
 
 def list_images(root: Path) -> list[ListedImage]:
     """Return the images in the class folders of `root`, sorted by id.
 
-    Other files are left out: hidden images and what lies in class folders with a
-    warning. ValueError if there is no image, if it is unclear which folders are
-    classes, or if a name cannot be shown as it is.
+    Other files are left out. A warning counts the hidden images, and another one the
+    files in folders that are not images. ValueError if there is no image, if it is
+    unclear which folders are classes, or if a name has unprintable characters.
     """
     images = []
-    hidden = []
-    others = []
+    hidden_images = []
+    other_files = []
     for path in _files_below(root):
         relative = path.relative_to(root)
         is_image = path.suffix.lower() in SUFFIXES
-        if any(part.startswith(".") for part in relative.parts):
-            if is_image:
-                hidden.append(path)
+        is_hidden = any(part.startswith(".") for part in relative.parts)
+        if is_image and is_hidden:
+            hidden_images.append(path)
         elif is_image:
             images.append(ListedImage(path, *parse_path(relative)))
-        elif len(relative.parts) > 1:
-            others.append(path)
-    _warn_of_left_out("hidden by a dot", hidden)
-    _warn_of_left_out("in no format that is read", others)
+        elif not is_hidden and len(relative.parts) > 1:
+            other_files.append(path)
+    _warn_of_left_out("hidden by a dot", hidden_images)
+    _warn_of_left_out("in no format that is read", other_files)
     check_printable(image.id for image in images)
     _check_layout(root, images)
     return sorted(images, key=lambda image: image.id)
 
 
-def _warn_of_left_out(why: str, paths: Sequence[Path]) -> None:
+def _warn_of_left_out(reason: str, paths: Sequence[Path]) -> None:
+    """Warn how many files were left out for a reason, and name the first, if any."""
     if paths:
         files = counted(len(paths), "file")
-        warn_once(f"Left out {files} {why}, such as {paths[0]}")
+        warn_once(f"Left out {files} {reason}, such as {paths[0]}")
 
 
-def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    """Return the sorted paths of the files in a folder, however deep.
+def _files_below(folder: Path, ancestors: tuple[Path, ...] = ()) -> list[Path]:
+    """Return the sorted paths of the files in a folder and in all folders inside it.
 
-    Links are followed, but not to a folder that was passed on the way down, or one
-    above it, which would lead in a circle; `above` are the real paths of those passed.
-    What Windows and macOS put there is left out. A warning names folders that cannot be
-    listed. ValueError for more than `MOST_NESTED` folders within each other.
+    Links are followed unless they lead in a circle; `ancestors` are the real paths of
+    the folders that lead to this one. Files of Windows and macOS are left out. A
+    warning names each folder that cannot be listed. ValueError if more than
+    `MOST_NESTED` folders lie within each other.
     """
-    if len(above) > MOST_NESTED:
+    if len(ancestors) > MOST_NESTED:
         raise ValueError(
-            f"{above[0]} holds more than {MOST_NESTED} folders within each other."
+            f"{ancestors[0]} holds more than {MOST_NESTED} folders within each other."
         )
-    passed = (*above, folder.resolve())
     try:
-        inside = list(folder.iterdir())
+        entries = list(folder.iterdir())
     except OSError as error:
         warn_once(f"Left out the folder {folder}: {error.strerror}")
         return []
-    paths = []
-    for path in inside:
-        if not path.is_dir():
-            if not _is_of_system(path.name):
-                paths.append(path)
-        elif path.name != SYSTEM_FOLDER and not _leads_back(path, passed):
-            paths += _files_below(path, passed)
-    return sorted(paths)
+    way_down = (*ancestors, folder.resolve())
+    files = []
+    for entry in entries:
+        if not entry.is_dir():
+            if not _is_system_file(entry.name):
+                files.append(entry)
+        elif entry.name != SYSTEM_FOLDER and not _contains_any(entry, way_down):
+            files += _files_below(entry, way_down)
+    return sorted(files)
 
 
-def _leads_back(folder: Path, passed: tuple[Path, ...]) -> bool:
-    """Say whether a folder is, by a link, one of those passed, or one above them."""
-    real = folder.resolve()
-    return any(other.is_relative_to(real) for other in passed)
+def _contains_any(folder: Path, others: tuple[Path, ...]) -> bool:
+    """Say whether a folder is one of several others, or contains one of them."""
+    real_path = folder.resolve()
+    return any(other.is_relative_to(real_path) for other in others)
 
 
-def _is_of_system(name: str) -> bool:
-    """Say whether a file's name is one that Windows or macOS gives to its own."""
+def _is_system_file(name: str) -> bool:
+    """Say whether a file's name is one that Windows or macOS gives its own files."""
     return name.lower() in SYSTEM_FILES or name.startswith("._")
 
 
 def parse_path(relative: PurePath) -> tuple[str, str, str]:
-    """Return id, split ("" if none) and class of the image at [split/]class/file.
+    """Return the id, split ("" if none) and class of the image at [split/]class/file.
 
     Folders above these are left out of the id: "photos/Training/cat/1.jpg" gives
     "Training/cat/1.jpg", "train" and "cat"; "photos/cat/1.jpg" gives "cat/1.jpg", ""
-    and "cat". `USUAL_SPLIT` lists the names of split folders, in lower case. ValueError
-    for an image that lies in no folder.
+    and "cat". ValueError if the image lies in no folder.
     """
     if len(relative.parts) == 1:
         raise ValueError(
@@ -149,10 +151,10 @@ def parse_path(relative: PurePath) -> tuple[str, str, str]:
 
 
 def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
-    """Raise ValueError if `root` has no image, or its classes are unclear.
+    """Raise ValueError if `root` has no image, or if its classes are unclear.
 
-    They are so if class folders lie in several places ("a/cat", "b/dog"), if split
-    folders hold the images themselves ("train/1.jpg"), or if only some images are in a
+    Classes are unclear if class folders lie in several places ("a/cat", "b/dog"), if
+    split folders hold images directly ("train/1.jpg"), or if only some images are in a
     split ("train/cat", "dog").
     """
     image_by_place = {image.place: image for image in images}
@@ -166,7 +168,7 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
     advice = "give each class a folder, within a split or not."
     if not images:
         raise ValueError(f"{root} holds no image: {advice}")
-    # Where there are no class folders, split folders were taken for them.
+    # Without class folders, `parse_path` has taken the split folders for classes.
     if all(image.label.lower() in USUAL_SPLIT for image in images):
         splits = ", ".join(sorted({image.label for image in images}))
         raise ValueError(f"{root} holds images right in {splits}: {advice}")
@@ -180,12 +182,12 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
 def list_files(
     files: Images | str | os.PathLike[str],
 ) -> tuple[list[str], list[ImageSource]]:
-    """Return names and sources of the files in a folder, however deep, or of images.
+    """Return the names and sources of all files below a folder, or of several images.
 
-    Of a folder every file counts, whatever its suffix, but for those that Windows and
-    macOS put there. It is named by its path below the folder, with "/" between parts;
-    files are sorted by path. Images keep their order, and are named by their own path,
-    or by their type where they have none, such as "<bytes>". ValueError for no file.
+    All files of a folder count, whatever their suffix, except those of Windows and
+    macOS. They are sorted by path, and named by their path below the folder. Images
+    keep their order, and are named by their path, or by their type if they have none,
+    such as "<bytes>". ValueError if there is no file.
     """
     if isinstance(files, str | os.PathLike) and Path(files).is_dir():
         folder = Path(files)

@@ -1,6 +1,6 @@
-"""Models from the Hugging Face hub: downloaded once, and whole.
+"""Models from the Hugging Face hub, downloaded once and checked for damage.
 
-What is in the hub client's cache is used without a request: `hf download NAME` asks for
+Files in the hub client's cache are used without a request; `hf download NAME` looks for
 a newer version.
 """
 
@@ -27,44 +27,45 @@ from huggingface_hub.utils.sha import git_hash
 
 logger = logging.getLogger(__name__)
 
-# Seconds that the hub has to answer a request.
+# Seconds after which a request to the hub fails.
 ANSWER_SECONDS = 10
-# Files of configuration, preprocessing and tokenizer.
+# Patterns of the files of configuration, preprocessing and tokenizer.
 SETTINGS = ("*.json", "*.txt", "*.model")
-# Files of weights: the first format that a model has is taken.
+# Patterns of the files of weights: a model's first format in this order is taken.
 WEIGHTS = (
     ("model.safetensors", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
 )
-# A revision in full: git's SHA-1, or SHA-256.
+# A SHA-1 (40 digits) or SHA-256 (64 digits).
 HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
-# Errors of a full disk, or of what the user may fill of it.
+# Error numbers of a full disk, and of a user's full quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DownloadError(OSError):
-    """Something cannot be fetched; the message is one sentence, without a full stop."""
+    """A download failed; the message is one sentence, without its full stop."""
 
 
 def fetch_settings(name: str) -> Path:
-    """Return the folder of a model's settings: all that it needs but its weights.
+    """Return the folder of a model's settings: all of its files but the weights.
 
-    `name` is "owner/name", or "owner/name@revision": a branch, a tag or a commit.
-    DownloadError if the hub does not give it.
+    `name` is "owner/name", or "owner/name@revision" with a branch, tag or commit.
+    DownloadError if they cannot be downloaded.
     """
     return _fetch(name, SETTINGS)
 
 
 def fetch_model(name: str) -> Path:
-    """Return the folder of a model's settings and weights, in one format.
+    """Return the folder of a model's settings and weights.
 
-    What is not in the cache is downloaded, and what is damaged there is fetched again.
-    `name` is as for `fetch_settings`.
+    Files that are missing or damaged in the cache are downloaded. `name` is as for
+    `fetch_settings`.
 
     Raises
     ------
     DownloadError
-        If the hub does not give it, or it has no weights that transformers reads.
+        If they cannot be downloaded, or if transformers cannot read any weights of the
+        model.
     """
     for patterns in WEIGHTS:
         folder = _fetch(name, (*SETTINGS, *patterns))
@@ -74,7 +75,7 @@ def fetch_model(name: str) -> Path:
 
 
 def _fetch(name: str, patterns: Sequence[str]) -> Path:
-    """Return a model's folder, with all its files that fit a pattern, none damaged."""
+    """Return the folder of a model's undamaged files that match a pattern."""
     repo, _, revision = name.partition("@")
     with explained(repo, revision):
         folder = _snapshot(repo, revision or None, patterns)
@@ -84,7 +85,7 @@ def _fetch(name: str, patterns: Sequence[str]) -> Path:
         logger.warning("%s: %s is damaged: fetched again", name, damaged[0].name)
         for path in damaged:
             path.resolve().unlink()
-        # The same version, which the folder is called by.
+        # The client names the folder by its commit.
         folder = _snapshot(repo, folder.name, patterns)
         still_damaged = _damaged_files(folder, patterns)
         if still_damaged:
@@ -93,60 +94,64 @@ def _fetch(name: str, patterns: Sequence[str]) -> Path:
 
 
 def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """Return the folder of a model's files in the cache, downloaded unless complete."""
-    wanted: Any = {
+    """Return the folder of a model's files in the cache; missing ones are downloaded.
+
+    Files in subfolders of the repository are left out.
+    """
+    selection: Any = {
         "revision": revision,
         "allow_patterns": list(patterns),
         "ignore_patterns": "*/*",
     }
     with suppress(CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
-        # Without the list of all files the client takes a part for the whole.
+        # Without the cached list of all files, the client does not notice missing ones.
         get_cached_repo_tree(repo, revision=revision)
-        return Path(snapshot_download(repo, local_files_only=True, **wanted))
+        return Path(snapshot_download(repo, local_files_only=True, **selection))
     try:
         ask_hub(repo, revision)
-    except Exception:  # the client raises nearly anything
-        # A cache without that list, as transformers makes it, may be complete.
+    except Exception:  # the client raises errors of many types
+        # The cache may be complete without that list, as transformers makes it.
         with suppress(LocalEntryNotFoundError):
-            return Path(snapshot_download(repo, local_files_only=True, **wanted))
+            return Path(snapshot_download(repo, local_files_only=True, **selection))
         raise
-    return Path(snapshot_download(repo, **wanted))
+    return Path(snapshot_download(repo, **selection))
 
 
 def ask_hub(repo: str, revision: str | None, kind: str = "model") -> None:
-    """Raise the client's error if the hub is silent, or does not show a repository.
+    """Raise the client's error if the hub does not answer, or not show a repository.
 
-    `kind` is "model" or "dataset". The client's own download waits for ever, or tries
-    again.
+    `kind` is "model" or "dataset". Without this request, a download would wait for ever
+    or be repeated.
     """
     HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS)
 
 
 def _files_of(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """Return the files of a folder that fit a pattern."""
+    """Return the files of a folder that match a pattern."""
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
 def _damaged_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """Return those files that fit a pattern and are not what the hub has."""
+    """Return the damaged files of a folder that match a pattern."""
     return [path for path in _files_of(folder, patterns) if _is_damaged(path)]
 
 
 def _is_damaged(path: Path) -> bool:
-    """Say whether a file in the client's cache is not what its link is named by.
+    """Say whether a file in the client's cache has another hash than it should.
 
-    The client calls what a link leads to by its hash: SHA-256 of large files, git's
-    SHA-1 of others. Where there are no links, as on Windows, or a mirror of the hub
-    names files otherwise, nothing is known.
+    The file is a link, whose target the client names by its hash: SHA-256 of large
+    files, git's SHA-1 of others. Damage is not noticed where there are no links, as on
+    Windows, or where a mirror of the hub uses other names.
     """
     if not path.is_symlink():
         return False
-    # One step of the link: the target may itself be a link, named otherwise.
-    expected = Path(os.readlink(path)).name
-    if not HASH.fullmatch(expected):
+    # Only one step of the link, since its target may be a link to another name.
+    expected_hash = Path(os.readlink(path)).name
+    if not HASH.fullmatch(expected_hash):
         return False
-    is_large = len(expected) == 64
-    return expected != (sha256(path) if is_large else git_hash(path.read_bytes()))
+    is_large = len(expected_hash) == 64
+    actual_hash = sha256(path) if is_large else git_hash(path.read_bytes())
+    return actual_hash != expected_hash
 
 
 def sha256(path: Path) -> str:
@@ -157,29 +162,29 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def explained(name: str, revision: str = "") -> Iterator[None]:
-    """Raise DownloadError, with cause and remedy, for any error in the block.
+    """Turn any error of the block into a DownloadError with its cause and a remedy.
 
-    The block downloads `name`, at `revision` of its repository, from the hub.
+    The block downloads the `revision` of the repository `name` from the hub.
     """
     try:
         yield
     except DownloadError:
         raise
-    except Exception as error:  # the client raises nearly anything
+    except Exception as error:  # the client raises errors of many types
         raise DownloadError(_why_not_downloaded(error, name, revision)) from None
 
 
 def _why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
-    """Return a sentence on why a download failed, and on what to do."""
+    """Return a sentence that says why a download failed, and what to do."""
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
-        # The client hides a failed request behind this.
+        # The client hides the error of a failed request behind this one.
         return _why_not_downloaded(error.__cause__, name, revision)
     if isinstance(error, OfflineModeIsEnabled):
         return (
             "it was not downloaded whole before, and HF_HUB_OFFLINE or "
             "TRANSFORMERS_OFFLINE forbids a download: unset it"
         )
-    # An error of the disk names a file, unless there is no room for it.
+    # An error of the disk names a file, unless the disk is full.
     if isinstance(error, OSError) and (error.filename or error.errno in FULL):
         return (
             f"{constants.HF_HUB_CACHE} cannot be written to ({error.strerror}): "
@@ -190,21 +195,21 @@ def _why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
     is_refused = address == constants.ENDPOINT and status in (401, 403, 404)
     if is_refused or isinstance(error, HFValidationError):
         return not_there(name, revision)
-    if status >= 400 and status not in (403, 407):  # which are a proxy's
+    if status >= 400 and status not in (403, 407):  # these two come from a proxy
         return (
             f"{address} answers {status}: try again in some minutes, logged in by `hf "
             "auth login`"
         )
-    reason = first_sentence(error) or type(error).__name__
     return (
-        f"no usable answer came from {address} ({reason}): log in to your network with "
-        "a browser, or name its proxy, with its login, in HTTPS_PROXY, its certificate "
-        "in SSL_CERT_FILE, or a mirror of the hub in HF_ENDPOINT"
+        f"no usable answer came from {address} ({first_sentence(error)}): log in to "
+        "your network with a browser, or name its proxy, with its login, in "
+        "HTTPS_PROXY, its certificate in SSL_CERT_FILE, or a mirror of the hub in "
+        "HF_ENDPOINT"
     )
 
 
 def not_there(name: str, revision: str) -> str:
-    """Return a sentence on what the hub does not have, or not for this user."""
+    """Return a sentence for a repository that the hub lacks, or hides from the user."""
     at_revision = f" at the revision {revision!r}" if revision else ""
     return (
         f"{constants.ENDPOINT}/{name} is not there{at_revision}, or not for you: "
@@ -213,19 +218,23 @@ def not_there(name: str, revision: str) -> str:
 
 
 def _failed_address(error: BaseException) -> str:
-    """Return scheme and host of what failed: of the hub, or of its storage."""
+    """Return scheme and host of the failed request: those of the hub or its storage."""
     text = str(error)
-    # The client's error of an answer knows its response, that of none its request.
-    asked: Any = getattr(error, "response", error)
-    with suppress(AttributeError, RuntimeError):  # other errors know neither
-        text = str(asked.request.url)
-    named = re.search(r"https?://[^\s/)'\"]+", text)
-    return named[0] if named else constants.ENDPOINT
+    # The request is an attribute of the hub's answer, or of the error if none came.
+    answer: Any = getattr(error, "response", error)
+    with suppress(AttributeError, RuntimeError):  # other errors have no request
+        text = str(answer.request.url)
+    address = re.search(r"https?://[^\s/)'\"]+", text)
+    return address[0] if address else constants.ENDPOINT
 
 
 def first_sentence(error: BaseException) -> str:
-    """Return an error's first sentence, on one line, without its full stop."""
+    """Return an error's first sentence, without its full stop, or else its type.
+
+    Line breaks become spaces.
+    """
     first_paragraph = str(error).split("\n\n")[0]
     line = " ".join(first_paragraph.split())
-    # A capital before the stop is more likely an abbreviation than a sentence's end.
-    return re.split(r"(?<=[a-z0-9)'\"])[.!] ", line)[0].rstrip(".")
+    # A stop after a capital more likely belongs to an abbreviation.
+    sentence = re.split(r"(?<=[a-z0-9)'\"])[.!] ", line)[0].rstrip(".")
+    return sentence or type(error).__name__

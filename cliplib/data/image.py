@@ -1,4 +1,4 @@
-"""Images: how one is read, and what its file says."""
+"""Images: how an image is read, and what its file says about it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from PIL.ExifTags import Base
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import printable
 
-# A path, a file's content, an image, pixels (h, w[, 3]), or {"path", "bytes"}.
+# One image: its path, its file's content, an image of Pillow, pixels (h, w) or
+# (h, w, 3), or a row {"path", "bytes"} of a data set.
 ImageSource: TypeAlias = (
     str
     | os.PathLike[str]
@@ -30,28 +31,28 @@ ImageSource: TypeAlias = (
     | NDArray[np.generic]
     | Mapping[str, str | bytes | None]
 )
-# One, several, an array of paths, or pixels (n, h, w, 3).
+# One image, several, an array of paths, or pixels (n, h, w, 3).
 Images: TypeAlias = ImageSource | Iterable[ImageSource]
 SINGLE_IMAGES = (str, os.PathLike, bytes, Image.Image, Mapping)
 FileFacts: TypeAlias = dict[str, int | float | str | bytes | None]
 
-# Named, because Pillow knows more: its EPS reader, for one, runs Ghostscript on what
-# the file says.
+# Formats that are read. Pillow reads more, some of them dangerous: for EPS it runs the
+# program Ghostscript on the file.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
-# Bits that grey values use in files of 16 bits, of which scanners seldom use all.
+# How many bits grey values may use in files of 16 bits; scanners seldom use all.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-# Of a file: 256 MiB.
+# Largest image file that is read, in bytes (256 MiB).
 MOST_BYTES = 2**28
-# Of a decoded image, 16.8 millions: larger ones are shrunk, since many are in memory at
-# once, and every reader shrinks them further.
+# Largest decoded image, in pixels (16.8 million). Larger ones are shrunk, since many
+# are in memory at once, and encoders shrink them further anyway.
 MOST_PIXELS = 2**24
-# Pixels from which on images are decoded one at a time, for the memory they take.
+# Images with more pixels are decoded one at a time, since decoding takes much memory.
 HUGE = 4 * MOST_PIXELS
 _huge_lock = threading.Lock()
 
 
 class UnreadableImage(OSError):
-    """An image cannot be read; `reason` is a clause on why that names no file."""
+    """An image cannot be read; `reason` is a clause that says why, without its path."""
 
     def __init__(self, source: ImageSource, reason: str) -> None:
         self.name = image_name(source)
@@ -59,15 +60,15 @@ class UnreadableImage(OSError):
         super().__init__(f"Cannot read the image '{self.name}': {reason}.")
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
-        """Pickle and copy the name in place of the source, which may be large."""
+        """Pickle the name in place of the source, which may be large."""
         return type(self), (self.name, self.reason)
 
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """Return the names of those `FORMATS` that Pillow reads here.
+    """Return those `FORMATS` that the installed Pillow reads.
 
-    The package pillow-heif, where it is installed, is registered with Pillow.
+    If the package pillow-heif is installed, it is registered with Pillow.
     """
     with suppress(ImportError):
         import pillow_heif
@@ -90,11 +91,11 @@ def image_list(images: Images) -> list[ImageSource]:
     Raises
     ------
     TypeError
-        If one of several is a row of a data set, of images and labels.
+        If a whole row of a data set, with image and label, stands for an image.
     """
     if isinstance(images, SINGLE_IMAGES):
         return [images]
-    if isinstance(images, np.ndarray) and images.ndim in (2, 3):  # pixels of one
+    if isinstance(images, np.ndarray) and images.ndim in (2, 3):  # pixels of one image
         return [images]
     sources = list(images)
     for source in sources:
@@ -107,22 +108,22 @@ def image_list(images: Images) -> list[ImageSource]:
 
 
 def image_name(source: ImageSource) -> str:
-    """Return what an image is called: its path, or its type, such as "<ndarray>"."""
+    """Return the name of an image: its path, or else its type, such as "<ndarray>"."""
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
     elif isinstance(source, Mapping):
         name = str(source.get("path") or "<bytes>")
-    else:  # an image of Pillow may know its file
+    else:  # an image of Pillow may have the name of its file
         name = getattr(source, "filename", "") or f"<{type(source).__name__}>"
     return printable(name)
 
 
 def image_bytes(source: ImageSource) -> bytes:
-    """Return what identifies an image: its file's content, or its size and RGB pixels.
+    """Return bytes that identify an image: its file's content, or its size and pixels.
 
-    Images of Pillow and arrays are identified by the latter. A row of a data set with
-    neither bytes nor path gives b"", which `load_image` rejects. An OSError names a
-    file that cannot be read, and the reason.
+    Images of Pillow and arrays are identified by their size and RGB pixels. A row of a
+    data set with neither bytes nor path gives b"", which `load_image` rejects.
+    UnreadableImage if the file cannot be read.
     """
     if isinstance(source, Image.Image | np.ndarray):
         image = load_image(source)
@@ -136,7 +137,7 @@ def image_bytes(source: ImageSource) -> bytes:
 def _file_content(
     source: str | os.PathLike[str] | bytes | Mapping[str, str | bytes | None],
 ) -> bytes:
-    """Return the content of an image's file; it is read where a path is given."""
+    """Return the content of an image's file, which is read if only a path is given."""
     if isinstance(source, Mapping):
         content = source.get("bytes")
         if content is None:
@@ -145,10 +146,10 @@ def _file_content(
     if isinstance(source, bytes):
         return source
     path = Path(source)
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):  # but a pipe or a device, which may never end
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
         raise OSError("it is no regular file")
-    if about.st_size > MOST_BYTES:
+    if status.st_size > MOST_BYTES:
         raise OSError(f"it has more than {MOST_BYTES >> 20} MiB: save a smaller copy")
     return path.read_bytes()
 
@@ -156,10 +157,10 @@ def _file_content(
 def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image:
     """Decode an image to 8-bit RGB, turned upright by its EXIF orientation.
 
-    Of several frames or pages it is the first. Grey values of 16 bits are scaled to 8.
-    If the largest one fits into 8, 10, 12 or 14 bits, the least such depth is taken for
-    the image's own, and a warning says so. Comments and other metadata are left out,
-    and images of more than `MOST_PIXELS` are shrunk.
+    Only the first of several frames or pages is decoded. Grey values of 16 bits are
+    scaled to 8 bits: the image's depth is the smallest of 8, 10, 12, 14 and 16 bits
+    that holds its largest value, and a warning says so if it is not 16. Comments and
+    other metadata are left out. Images of more than `MOST_PIXELS` are shrunk.
 
     Parameters
     ----------
@@ -167,37 +168,37 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
         A path, a file's content, an image of Pillow, an array (h, w) or (h, w, 3) of
         uint8, or a row ``{"path", "bytes"}`` of a data set.
     content
-        The file's content, if it was read already.
+        The file's content, if it has been read already.
 
     Raises
     ------
     UnreadableImage
-        If the image cannot be decoded; it names the image and the reason.
+        If the image cannot be decoded.
     """
     try:
         image = _open(source, content)
         is_huge = image.width * image.height > HUGE
         if is_huge:
-            # Each thread would keep Pillow's usual blocks, of 16 MiB, for its next
-            # image. The C library gives those above 32 MiB back at once.
+            # Pillow's usual blocks of 16 MiB would be kept by each thread for its next
+            # image. The C library returns blocks above 32 MiB to the system at once.
             Image.core.set_block_size(2**26)  # type: ignore[attr-defined]
         with _huge_lock if is_huge else nullcontext():
             return _decoded(image)
-    except Exception as error:  # damaged files make Pillow raise nearly anything
+    except Exception as error:  # damaged files raise errors of many types
         reason = _why_unreadable(error, source, content)
         raise UnreadableImage(source, reason) from error
 
 
 def _decoded(image: Image.Image) -> Image.Image:
-    """Return an image upright, in 8-bit RGB, and of `MOST_PIXELS` at most."""
+    """Return an image upright, in 8-bit RGB, and with at most `MOST_PIXELS`."""
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):
         raise ValueError("32-bit grey has no known range: save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
         image = _scaled_to_8_bits(image)
     rgb = image.convert("RGB")
-    # Pillow would write a comment, such as a scanner's with a patient's name, into
-    # each file that is made of the image.
+    # Else Pillow writes comments, such as a patient's name, into every file that is
+    # made from the image.
     rgb.info.clear()
     excess = rgb.width * rgb.height / MOST_PIXELS
     if excess > 1:
@@ -206,9 +207,9 @@ def _decoded(image: Image.Image) -> Image.Image:
 
 
 def _open(source: ImageSource, content: bytes | None) -> Image.Image:
-    """Return an image of Pillow, not yet decoded if it is of a file.
+    """Return an image of Pillow; an image of a file is not decoded yet.
 
-    `content` is the file's content, or None if it is still to be read.
+    `content` is the file's content, or None if it has not been read.
     """
     if isinstance(source, Image.Image):
         return source
@@ -221,10 +222,10 @@ def _open(source: ImageSource, content: bytes | None) -> Image.Image:
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     """Scale a 16-bit grey image to 8 bits.
 
-    Its depth is taken to be the least of `BIT_DEPTHS` that holds its largest value,
+    Its depth is taken to be the smallest of `BIT_DEPTHS` that holds its largest value,
     with a warning if that is less than 16 bits.
     """
-    # Wide enough for the product by 255.
+    # As 32 bits, since values are multiplied by 255.
     values = np.asarray(image).astype(np.uint32)
     largest = int(values.max(initial=0))
     depth = next(bits for bits in BIT_DEPTHS if largest < 2**bits)
@@ -241,37 +242,42 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 def _why_unreadable(
     error: Exception, source: ImageSource, content: bytes | None = None
 ) -> str:
-    """Return a clause on why an image could not be read, and what to do about it.
+    """Return a clause that says why an image cannot be read, without its path.
 
-    It holds no path. `error` is what reading the image raised; `content` is the file's
-    content, or None if it was not given.
+    `error` is what reading the image has raised. `content` is the file's content, or
+    None if it has not been read.
     """
     if isinstance(source, np.ndarray):
         return f"an array must be (h, w) or (h, w, 3) of uint8 ({error})"
-    if isinstance(error, OSError) and error.strerror:  # the whole text names the path
+    if isinstance(error, OSError) and error.strerror:  # str(error) holds the path
         return error.strerror
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
-    # Pillow's own message only names the address of a buffer.
+    # Pillow's message for an unknown format only names the address of a buffer.
     start = (image_bytes(source) if content is None else content)[:12]
-    if start[4:8] == b"ftyp":  # of HEIC and AVIF (ISO/IEC 14496-12)
+    if start[4:8] == b"ftyp":  # HEIC or AVIF (ISO/IEC 14496-12)
         return "HEIC and AVIF may need pip install pillow-heif; or save it as JPEG"
     return "empty, or in no known format"
 
 
 def file_facts(source: ImageSource) -> FileFacts:
-    """Read what an image's file says of itself, without decoding its pixels.
+    """Read what an image's file says about the image, without decoding its pixels.
 
     Returns
     -------
     dict
         bytes (the file's size), digest (blake2b of its content, 64 bytes), width and
         height in pixels; format and mode (Pillow's names), size ("width × height"),
-        aspect (width by height), quality (the mean of JPEG's first quantisation table,
-        larger with stronger compression; 0 for other formats); progressive, resolution
-        (dots an inch), profile (size of its colour profile), exif (numbers of its EXIF
-        entries), camera and software, as texts, "" where there is none. TypeError for
-        an image in memory, which has no file.
+        aspect (width divided by height), quality (the mean of JPEG's first quantisation
+        table, larger with stronger compression; 0 for other formats). The others are
+        texts, "" if there is none: progressive, resolution (dots per inch), profile
+        (size of the colour profile), exif (numbers of the EXIF entries), camera and
+        software.
+
+    Raises
+    ------
+    TypeError
+        If the image is in memory and has no file.
     """
     if isinstance(source, Image.Image | np.ndarray):
         raise TypeError(
@@ -279,7 +285,7 @@ def file_facts(source: ImageSource) -> FileFacts:
         )
     content = image_bytes(source)
     with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
-        tables = getattr(image, "quantization", {})  # of a JPEG, by number from 0
+        tables = getattr(image, "quantization", {})  # tables of a JPEG, by number
         return {
             "bytes": len(content),
             "digest": hashlib.blake2b(content).digest(),
@@ -302,7 +308,7 @@ def _exif_facts(image: Image.Image) -> FileFacts:
     try:
         exif = image.getexif()
         entries = {number: exif[number] for number in sorted(exif)}
-    except Exception:  # damaged EXIF makes Pillow raise nearly anything
+    except Exception:  # damaged EXIF raises errors of many types
         return {"exif": "damaged", "camera": "", "software": ""}
     maker_and_model = f"{entries.get(Base.Make, '')} {entries.get(Base.Model, '')}"
     return {
@@ -313,5 +319,5 @@ def _exif_facts(image: Image.Image) -> FileFacts:
 
 
 def _file_text(value: object) -> str:
-    """Return what a file says as a text of at most 60 printable characters."""
+    """Return a value from a file as a text of at most 60 printable characters."""
     return printable(str(value).strip("\0 "))[:60]

@@ -11,14 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-# What a spreadsheet may take for a formula: OWASP, "CSV injection".
+# First characters that let a spreadsheet take a text for a formula (OWASP, "CSV
+# injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def read_text_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a CSV file as texts, without spaces around them.
+    """Read a CSV file as texts, stripped of spaces around them.
 
-    Commas, semicolons or tabs may lie between columns. If `columns` are named, only
+    Columns may be separated by commas, semicolons or tabs. If `columns` are given, only
     these are returned; the first of them names the image of each row.
 
     Raises
@@ -26,14 +27,15 @@ def read_text_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no CSV file, lacks a column, or names an image twice.
+        If it is not a CSV file, lacks a column, or names an image twice.
     """
     table = _read_csv(path).apply(lambda column: column.str.strip())
     if not columns:
         return table
-    if lacking := [name for name in columns if name not in table]:
+    missing = [name for name in columns if name not in table]
+    if missing:
         raise ValueError(
-            f"{str(path)!r} lacks the column {lacking[0]!r}: its first line must name "
+            f"{str(path)!r} lacks the column {missing[0]!r}: its first line must name "
             f"the columns {', '.join(columns)}."
         )
     names = table[columns[0]]
@@ -44,12 +46,12 @@ def read_text_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Read a CSV file as texts, with any separator; ValueError if it is none.
+    """Read a CSV file as texts; ValueError if it is not one.
 
-    It is what the first line has most of: commas, semicolons or tabs.
+    The separator is the most frequent one in the first line: comma, semicolon or tab.
     """
     try:
-        text = path.read_text("utf-8-sig")  # Excel's files begin with its mark
+        text = path.read_text("utf-8-sig")  # skips the mark that Excel writes
         first_line = text.split("\n", 1)[0]
         table = pd.read_csv(
             io.StringIO(text),
@@ -59,7 +61,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         ).rename(columns=str.strip)
     except ValueError as error:  # such as UnicodeDecodeError
         raise ValueError(f"{str(path)!r} is no CSV file in UTF-8 ({error}).") from error
-    if not isinstance(table.index, pd.RangeIndex):  # else columns would be shifted
+    # pandas takes the first cells of longer rows for an index, which shifts columns.
+    if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(
             f"{str(path)!r} has rows with more cells than its first line, which names "
             "the columns: quote what holds a comma, and leave none at the end."
@@ -68,15 +71,16 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def named_images(names: pd.Series, ids: Sequence[str], path: Path) -> pd.Series:
-    """Return the id of the image that each name in the table at `path` means, or NaN.
+    """Return the id of the image that each name stands for, NaN if there is none.
 
-    A name is an id, or a file name that only one image has: "1.jpg" of "cat/1.jpg".
-    ValueError if two names mean the same image.
+    The names come from the table at `path`. A name is an id, such as "cat/1.jpg", or a
+    file name that only one image has, such as "1.jpg". ValueError if two names stand
+    for the same image.
     """
-    file_names = pd.Series([PurePosixPath(image_id).name for image_id in ids], ids)
-    unique = file_names[~file_names.duplicated(keep=False)]
-    id_of = {name: image_id for image_id, name in unique.items()}
-    images = names.map(id_of | dict(zip(ids, ids, strict=True)))
+    id_by_file_name = pd.Series([*ids], [PurePosixPath(name).name for name in ids])
+    is_unique = ~id_by_file_name.index.duplicated(keep=False)
+    id_by_id = {image_id: image_id for image_id in ids}
+    images = names.map(id_by_file_name[is_unique].to_dict() | id_by_id)
     repeated = images[images.duplicated()].dropna()
     if len(repeated):
         raise ValueError(
@@ -86,11 +90,11 @@ def named_images(names: pd.Series, ids: Sequence[str], path: Path) -> pd.Series:
 
 
 def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a table for spreadsheets.
+    """Write a table as a CSV file for spreadsheets, without its index.
 
-    In UTF-8 with the mark that Excel looks for; numbers have three decimals; texts are
-    quoted, so that line ends in them stay in their cell, and an apostrophe goes before
-    what would be a formula. The index is left out.
+    The file is in UTF-8, with the mark that Excel needs. Numbers have three decimals.
+    Texts are quoted, so that they may hold line breaks, and those that a spreadsheet
+    would take for a formula begin with an apostrophe.
     """
     rows.map(_cell).to_csv(
         path,
@@ -98,12 +102,12 @@ def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         quoting=csv.QUOTE_NONNUMERIC,
         lineterminator="\r\n",
         encoding="utf-8-sig",
-        errors="backslashreplace",  # for file names that are no UTF-8
+        errors="backslashreplace",  # for file names that are not in UTF-8
     )
 
 
 def _cell(cell: Any) -> Any:
-    """Return a number rounded; an apostrophe before a text that would be a formula."""
+    """Round a number, and put an apostrophe before a text that looks like a formula."""
     if isinstance(cell, float):
         return round(cell, 3)
     if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):

@@ -1,4 +1,4 @@
-"""Computing with one thread, so that numbers do not depend on the number of cores."""
+"""Computation with one thread: results do not depend on the number of cores."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 
-import scipy.linalg  # noqa: F401 (that its BLAS, too, is there to be found)
+import scipy.linalg  # noqa: F401 (loads its BLAS, for threadpoolctl to find)
 import torch
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _lock = threading.RLock()
 _pools_lock = threading.Lock()
-# Torch's number of threads when each of the open pools was made.
+# For each open pool, the number of threads that torch had before the pool was made.
 _threads_before: list[int] = []
 
 
 @contextmanager
 def pool_of_single_threads() -> Iterator[ThreadPoolExecutor]:
-    """Give a block a pool of threads, as many as torch has, each of which uses one.
+    """Give a block a pool of as many threads as torch has; each computes on one core.
 
-    At its end, what has not begun is cancelled. Torch's number of threads is one for
-    the whole process: when the last open pool ends, it is what it was before the first.
+    When the block ends, tasks that have not begun are cancelled. Torch's number of
+    threads is a setting of the whole process, which is restored when the last of
+    several open pools ends.
     """
     with _pools_lock:
         n_threads = torch.get_num_threads()
@@ -37,7 +38,7 @@ def pool_of_single_threads() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
         with _pools_lock:
             n_before = _threads_before.pop()
-            if not _threads_before:  # so it is that of the first
+            if not _threads_before:  # n_before is from before the first pool
                 torch.set_num_threads(n_before)
 
 
@@ -45,13 +46,13 @@ def pool_of_single_threads() -> Iterator[ThreadPoolExecutor]:
 def one_thread() -> Iterator[None]:
     """Let BLAS and torch compute with one thread each in the block.
 
-    More threads cut sums into other pieces, which are rounded differently. The setting
-    is one for the whole process: several Python threads, as in scikit-learn's
-    cross-validation by threads, take turns.
+    More threads split sums into other parts, which changes rounding. The setting holds
+    for the whole process, so several Python threads with such blocks, as in
+    scikit-learn's cross-validation, take turns.
     """
     with _lock:
         torch_threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # threadpoolctl does not know torch's own MKL
+        torch.set_num_threads(1)  # threadpoolctl does not find the MKL inside torch
         _let_any_thread_set_openblas()
         try:
             with _loaded_libraries().limit(limits=1, user_api="blas"):
@@ -63,14 +64,14 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def _loaded_libraries() -> ThreadpoolController:
-    """Find the BLAS libraries of this process, once: it takes 4 ms."""
+    """Return the BLAS libraries of this process, which takes 4 ms to find."""
     return ThreadpoolController()
 
 
 def _let_any_thread_set_openblas() -> None:
-    """Let the current thread set OpenBLAS, whichever thread did so before.
+    """Let the current thread set OpenBLAS's number of threads.
 
-    threadpoolctl otherwise obeys the first thread alone, and ignores all others without
-    a word. The lock above keeps them apart.
+    Otherwise threadpoolctl obeys only the first thread that did so, and silently
+    ignores all others. The lock of `one_thread` prevents conflicts.
     """
     OpenBLASController.clear_controlling_thread(force=True)

@@ -1,4 +1,4 @@
-"""Warnings, each given once."""
+"""Warnings that are logged once each."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ logger = logging.getLogger("cliplib")
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Log a warning, unless this process has given the same one.
+    """Log a warning, unless this process has already logged the same one.
 
-    A thousand like images give one warning, and a cell of a notebook that is run again
-    gives none.
+    So a thousand images with one fault cause one warning, and a notebook cell that is
+    run again causes none.
     """
     logger.warning("%s", message)

@@ -1,4 +1,4 @@
-"""How numbers and lists are written in sentences and tables."""
+"""How names, numbers and lists are written in sentences and tables."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import numbers
 import re
 from collections.abc import Iterable, Sequence
 
-# Control characters, ends of lines, what turns the direction of letters, bytes that are
-# not UTF-8, and what is no character at all.
+# Control characters, line separators, marks that change the direction of writing,
+# surrogates (which stand for bytes that are not UTF-8) and code points without a
+# character.
 UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
 
 def printable(text: str) -> str:
-    """Spell out what cannot be shown, or would have the rest shown as another text.
+    r"""Replace each unprintable character by its escape sequence.
 
-    An escape becomes four characters, a backslash and x1b. Names of files and classes
-    may come from untrusted files, and reach terminals, pages and plots.
+    The control character ESC becomes the four characters ``\x1b``. Names of files and
+    classes may come from untrusted sources, and are shown in terminals, pages and
+    plots.
     """
     return UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 def check_printable(names: Iterable[str]) -> None:
-    """Raise ValueError for a name of a class or an image that is not `printable`."""
+    """Raise ValueError if a class's or image's name has unprintable characters."""
     for name in names:
         if printable(name) != name:
             raise ValueError(
@@ -34,9 +36,9 @@ def check_printable(names: Iterable[str]) -> None:
 
 
 def number(value: object) -> str:
-    """Write a whole number with commas for thousands, another with three decimals.
+    """Write an integer with commas for thousands, another number with three decimals.
 
-    NaN is written as "", None as "none", and text as it is.
+    NaN gives "", None gives "none", and text is returned unchanged.
     """
     if value is None:
         return "none"
@@ -49,7 +51,7 @@ def number(value: object) -> str:
 
 
 def counted(count: int, name: str) -> str:
-    """Write a number of things: "1 image", "2,527 images"."""
+    """Write a count before its noun: "1 image", "2,527 images"."""
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 

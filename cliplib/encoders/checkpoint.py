@@ -67,7 +67,7 @@ def _reason(error: Exception) -> str:
         return "it needs code of its makers, which is never run"
     if "weights_only" in text:  # torch refuses a pickle that is not of tensors alone
         return "its pickle of weights holds code, or is damaged; it was not opened"
-    return first_sentence(error) or type(error).__name__
+    return first_sentence(error)
 
 
 def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
