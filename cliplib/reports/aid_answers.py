@@ -1,4 +1,4 @@
-"""What a decision aid said, as a table for spreadsheets and as a page."""
+"""The answers of a decision aid as a page, with pictures."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cliplib.inspection.maps import heat_maps as draw_heat_maps
 from cliplib.reports.pictures import small_jpeg
 from cliplib.reports.templates import TEMPLATES
 
-# Cosine similarity from which on two images are the same, or copies; rounding keeps it
-# from being 1.
+# Smallest cosine similarity of two images that are the same, or copies of each other;
+# rounding keeps it below 1.
 SAME_IMAGE = 0.9999
-# Pixels of the longer side of a picture.
+# Longer side of a picture, in pixels.
 SIDE = 144
 
 
 def is_training_image(rows: pd.DataFrame) -> pd.Series:
-    """Return which rows of `DecisionAid.classify` show a training image or its copy."""
+    """Tell which rows of `DecisionAid.classify` are training images or their copies."""
     return rows["similarity"] >= SAME_IMAGE
 
 
@@ -38,25 +38,23 @@ def write_html(
     heat_maps: bool = False,
     training_folder: str | os.PathLike[str] = "",
 ) -> None:
-    """Write what an aid said of images, or some rows of it, as a page.
-
-    The page loads nothing.
+    """Write the answers of a decision aid as an HTML page, which contains its pictures.
 
     Parameters
     ----------
     rows : DataFrame
-        From ``aid.classify``, all or some.
+        All rows of ``aid.classify``, or some.
     path : path
-        Of the page.
+        Where the page is written.
     aid : DecisionAid
     sources : sequence of images
-        All that were classified: the index of `rows` counts them. Those of a folder are
-        listed by `list_files`.
+        All images that were classified; the index of `rows` numbers them. `list_files`
+        lists those of a folder.
     heat_maps : bool
-        Also show what spoke for each answer; it takes far longer than all the rest.
+        Also show what spoke for each answer, which takes far longer than the rest.
     training_folder : path
-        That of the training images, of which the nearest are shown where they are
-        below it. An aid holds no images, and does not say where they are.
+        The folder of the training images, to show the nearest one beside each image. An
+        aid holds no images.
 
     Raises
     ------
@@ -69,14 +67,14 @@ def write_html(
     answers: list[dict[str, Any]] = marked.to_dict("records")
     for answer in tqdm(answers, desc="page", unit="image"):
         source = _image_of(answer["row"], answer["file"], sources)
+        nearest_picture = _training_picture(answer["nearest"], training_folder)
+        answer["nearest_picture"] = nearest_picture
+        # All pictures are JPEG files; b"" means that there is none.
+        answer["picture"] = answer["heat_map"] = b""
         is_readable = not answer["error"]
-        # JPEG files; b"" stands for one that there is not.
-        answer["picture"] = small_jpeg(source, SIDE) if is_readable else b""
-        answer["heat_map"] = b""
-        answer["nearest_picture"] = _training_picture(
-            answer["nearest"], training_folder
-        )
-        if heat_maps and is_readable:
+        if is_readable:
+            answer["picture"] = small_jpeg(source, SIDE)
+        if is_readable and heat_maps:
             answer["heat_map"] = _heat_map(aid, source, answer["class"])
     counts = rows["reason"].replace("", "answered").value_counts()
     page = TEMPLATES.get_template("aid_answers.html").render(
@@ -89,12 +87,12 @@ def write_html(
 
 
 def _image_of(row: int, file: str, sources: Sequence[ImageSource]) -> ImageSource:
-    """Return the image of a row; ValueError if it is not called as the file was."""
+    """Return the image of a row; ValueError if its name is not that of the file."""
     if row < len(sources):
-        # A file of a folder is called by the end of its path.
-        end_of_path = Path(file).parts
-        path = Path(image_name(sources[row])).parts
-        if path[-len(end_of_path) :] == end_of_path:
+        # The name of a file is its path, or in a folder the end of its path.
+        file_parts = Path(file).parts
+        source_parts = Path(image_name(sources[row])).parts
+        if source_parts[-len(file_parts) :] == file_parts:
             return sources[row]
     raise ValueError(
         f"Image {row} is not {file}: the files have changed. Classify them again."
@@ -102,7 +100,7 @@ def _image_of(row: int, file: str, sources: Sequence[ImageSource]) -> ImageSourc
 
 
 def _heat_map(aid: DecisionAid, source: ImageSource, answer: str) -> bytes:
-    """Return what spoke for the answer to an image, as a JPEG file."""
+    """Return the heat map of an answer as a JPEG file."""
     if not isinstance(aid.encoder, ClipEncoder):
         raise TypeError(f"Heat maps are drawn of a ClipEncoder, not {aid.encoder!r}.")
     label = aid.training.classes.index(answer)
@@ -112,19 +110,20 @@ def _heat_map(aid: DecisionAid, source: ImageSource, answer: str) -> bytes:
 
 
 def _training_picture(name: str, training_folder: str | os.PathLike[str]) -> bytes:
-    """Return a training image as a JPEG file, b"" where it is not below its folder.
+    """Return a training image as a JPEG file, b"" if it is not in the training folder.
 
-    `name`, its path below that, comes from whoever made the aid: it must lead to no
-    other file of the user's.
+    `name` is its path in the folder. It comes from the maker of the aid, who must not
+    make the user's other files appear.
     """
-    # By the rules of Windows, where a name may ask a foreign machine for a file.
+    if not name or not training_folder:
+        return b""
+    # The rules of Windows are the strictest: a path may name a file of another machine.
     path = PureWindowsPath(name)
-    if not name or not training_folder or path.anchor or ".." in path.parts:
+    if path.anchor or ".." in path.parts:
         return b""
     folder = Path(training_folder).resolve()
-    file = (folder / name).resolve()  # where links lead
+    file = (folder / name).resolve()  # follows links
     try:
-        is_below = file.is_relative_to(folder)
-        return small_jpeg(file, SIDE) if is_below else b""
+        return small_jpeg(file, SIDE) if file.is_relative_to(folder) else b""
     except OSError:
         return b""

@@ -1,4 +1,4 @@
-"""Three folders of images with planted faults, to see what a report says of them."""
+"""Three folders of images with planted faults, to see what a report says about them."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ from skimage import data
 
 from cliplib.data.arrays import Ints
 
-# Photographs that scikit-image brings along; their crops are the images.
+# Photographs in scikit-image, of which crops are taken.
 KINDS = ("brick", "grass", "gravel")
+# Images of each class.
 N_IMAGES = 30
+# Side of an image, in pixels.
 SIDE = 96
 
 
 def make_demo(out: str | os.PathLike[str]) -> dict[Path, str]:
-    """Make three folders of class folders, each with a fault that was planted.
+    """Make three folders of class folders, each with a planted fault.
 
     Returns
     -------
     dict
-        By folder, what is wrong with it.
+        The fault of each folder, in words.
 
     Raises
     ------
     FileExistsError
-        If `out` holds something.
+        If `out` is not empty.
     """
-    place = Path(out)
-    if place.exists() and any(place.iterdir()):
+    parent = Path(out)
+    if parent.exists() and any(parent.iterdir()):
         raise FileExistsError(f"{out} is not empty: name a new folder.")
     rng = np.random.default_rng(0)
-    _make_shortcut(place / "shortcut", rng)
-    _make_copies(place / "copies", rng)
-    _make_series(place / "series", rng)
+    _make_shortcut(parent / "shortcut", rng)
+    _make_copies(parent / "copies", rng)
+    _make_series(parent / "series", rng)
     faults = {
         "shortcut": "images of one class bear a white mark in the bottom left corner",
         "copies": "ten images lie in a second class as well, five of them mirrored",
         "series": "their names say that three images each show one object",
     }
-    return {place / name: fault for name, fault in faults.items()}
+    return {parent / name: fault for name, fault in faults.items()}
 
 
 def _make_shortcut(folder: Path, rng: np.random.Generator) -> None:
-    """Draw noise in two classes, a white mark in each image of the second."""
+    """Make two classes of noise, with a white mark in each image of the second."""
     for name in ("plain", "marked"):
         for number in range(N_IMAGES):
             image = Image.fromarray(rng.integers(0, 200, (SIDE, SIDE, 3), np.uint8))
@@ -57,7 +59,10 @@ def _make_shortcut(folder: Path, rng: np.random.Generator) -> None:
 
 
 def _make_copies(folder: Path, rng: np.random.Generator) -> None:
-    """Cut crops of three photographs; put ten of the first kind in the second, too."""
+    """Make a class of crops of each photograph; ten of the first are in the second too.
+
+    Five of these ten are mirrored.
+    """
     for name in KINDS:
         for number in range(N_IMAGES):
             image = _crop(name, rng.integers(0, 512 - SIDE, 2))
@@ -69,7 +74,10 @@ def _make_copies(folder: Path, rng: np.random.Generator) -> None:
 
 
 def _make_series(folder: Path, rng: np.random.Generator) -> None:
-    """Cut three crops of nearly the same place each, named by place and number."""
+    """Make a class of crops of each photograph, three of about the same place each.
+
+    Crops are named by place and number, such as "brick03_1.png".
+    """
     for name in KINDS:
         for place in range(N_IMAGES // 3):
             corner = rng.integers(0, 512 - SIDE - 24, 2)
@@ -79,7 +87,7 @@ def _make_series(folder: Path, rng: np.random.Generator) -> None:
 
 
 def _crop(name: str, corner: Ints) -> Image.Image:
-    """Return a square of one of the photographs, its corner at (x, y)."""
+    """Return a square of a photograph with its top left corner at (x, y)."""
     photo = Image.fromarray(getattr(data, name)())
     x, y = corner.tolist()
     return photo.crop((x, y, x + SIDE, y + SIDE))

@@ -135,10 +135,10 @@ def measure(
     table = images.table
     folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
     zero_shot_proba = zero_shot(encoder, table)
-    other_tables = {
-        other.name: table.with_features(other.map(images.files, progress=other.name)[0])
-        for other in other_encoders
-    }
+    other_tables = {}
+    for other in other_encoders:
+        (features,) = other.map(images.files, progress=other.name)
+        other_tables[other.name] = table.with_features(features)
     results, fits = compare_methods(table, zero_shot_proba, other_tables, **folds)
     probe_table = results.probe_table
 
@@ -163,7 +163,8 @@ def measure(
 
     # Look for reasons to doubt the accuracy.
     audit = audit_pairs(images.dataset, images.pairs)
-    accuracy = results.evaluation.estimate("accuracy")
+    by_group = results.evaluation.estimate("accuracy")
+    # Both are the same where each image is its own group.
     by_image = (results.by_image or results.evaluation).estimate("accuracy")
     shortcuts = probe_shortcuts(
         table,
@@ -199,7 +200,7 @@ def measure(
         aid=aid,
         training_overlap=training_overlap,
         published_split=evaluate_published_split(
-            probe_table, results.probe, by_image=by_image, by_group=accuracy, **folds
+            probe_table, results.probe, by_image=by_image, by_group=by_group, **folds
         ),
         external=external,
         erased=erased,

@@ -223,9 +223,9 @@ def compare_methods(
 
     by_image = None
     if len(set(table.groups)) < len(table):
-        each_its_own = np.arange(len(table))
+        images = np.arange(len(table))  # in these folds, each image is its own group
         proba_by_image = out_of_fold_proba(
-            probe, probe_table, groups=each_its_own, n_splits=n_splits, seed=seed
+            probe, probe_table, groups=images, n_splits=n_splits, seed=seed
         )
         by_image = evaluated(proba_by_image)
     comparison = MethodComparison(

@@ -1,4 +1,4 @@
-"""Images of a folder that show what was found out about it, for page and PDF."""
+"""Images that illustrate the findings on a folder, for page and PDF."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cliplib.inspection.erase import Erased, erase
 from cliplib.inspection.maps import heat_maps
 from cliplib.reports.findings import Findings
 
-# Images that are shown side by side.
+# Most images of one illustration.
 MOST_PICTURES = 12
 
 
@@ -26,7 +26,7 @@ class Picture(NamedTuple):
 
 
 def small_jpeg(source: ImageSource, side: int, quality: int = 75) -> bytes:
-    """Return an image as a JPEG file, of so many pixels a side at most."""
+    """Return an image as a JPEG file whose sides have at most `side` pixels."""
     image = load_image(source)
     image.thumbnail((side, side))
     content = io.BytesIO()
@@ -35,7 +35,7 @@ def small_jpeg(source: ImageSource, side: int, quality: int = 75) -> bytes:
 
 
 def of_rows(findings: Findings, rows: Sequence[int]) -> list[Picture]:
-    """Return images by their rows, `MOST_PICTURES` at most: class, and name below."""
+    """Return the images in these rows, at most `MOST_PICTURES`, with class and name."""
     images = findings.images
     labels = images.table.label_names
     return [
@@ -47,22 +47,22 @@ def of_rows(findings: Findings, rows: Sequence[int]) -> list[Picture]:
 def of_classes(findings: Findings) -> list[Picture]:
     """Return two images of each class, of different groups."""
     table = findings.images.table
-    # The index is the row in the feature table, and stays so below.
-    frame = pd.DataFrame({"class": table.label_names, "group": table.groups})
-    two_a_class = frame.drop_duplicates("group").groupby("class").head(2)
-    in_order = two_a_class.sort_values("class", kind="stable")
-    return of_rows(findings, in_order.index.tolist())
+    # The index of this frame, and of all made from it, is the row in the feature table.
+    images = pd.DataFrame({"class": table.label_names, "group": table.groups})
+    two_a_class = images.drop_duplicates("group").groupby("class").head(2)
+    by_class = two_a_class.sort_values("class", kind="stable")
+    return of_rows(findings, by_class.index.tolist())
 
 
 def of_copies(findings: Findings) -> list[Picture]:
-    """Return images of copies, those of a pair side by side, first of two labels."""
+    """Return pairs of copies side by side, first those with two labels."""
     pairs = findings.audit.pairs.sort_values("same_label", kind="stable")
     rows = pairs[["index_a", "index_b"]].to_numpy().ravel()  # a, b, a, b, …
     return of_rows(findings, rows.tolist())
 
 
 def of_errors(findings: Findings) -> list[Picture]:
-    """Return the best probe's surest errors, each with a heat map of its answer."""
+    """Return the best probe's surest errors, each with the heat map of the answer."""
     results = findings.results
     if not findings.errors:
         return []
@@ -76,14 +76,14 @@ def of_errors(findings: Findings) -> list[Picture]:
     pictures = []
     for row, heat_map in zip(findings.errors, maps, strict=True):
         answer = results.table.classes[results.predicted[row]]
-        (error,) = of_rows(findings, [row])
-        pictures.append(error._replace(title=f"{error.title}, as {answer}"))
+        (picture,) = of_rows(findings, [row])
+        pictures.append(picture._replace(title=f"{picture.title}, as {answer}"))
         pictures.append(Picture(heat_map, f"spoke for {answer}"))
     return pictures
 
 
 def of_suspects(findings: Findings) -> list[Picture]:
-    """Return the images whose labels are most in doubt."""
+    """Return the images with the most doubtful labels."""
     classes = findings.results.table.classes
     pictures = of_rows(findings, findings.suspects["row"].tolist())
     likely = findings.suspects["likely"].head(MOST_PICTURES)

@@ -22,33 +22,33 @@ from cliplib.reports.findings import Findings
 
 INK = "#1f2933"
 PALE = "#a9b2bb"
-# A class's name, with more than the 24 characters that a confusion matrix has.
+# A name of more than 24 characters, with the beginning and the end that are kept of it.
 LONG_NAME = "^(.{11}).{2,}(.{12})$"
-# Inches: at this width every letter can be read on a phone.
+# Width of a figure in inches, at which every letter can be read on a phone.
 FIGURE_WIDTH = 4.6
-# Of all classes' names together, for which there is room side by side.
+# Most characters that all class names together may have to fit side by side.
 MOST_LETTERS = 30
 
 
 def use_style() -> None:
-    """Set matplotlib's typeface, sizes and colours to the report's from now on."""
+    """Set matplotlib's fonts, sizes and colours to the report's from now on."""
     for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
         font_manager.fontManager.addfont(face)  # Source Sans, which the style names
     plt.style.use("cliplib.reports.plots")
 
 
 def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
-    """Draw a (k, k) confusion matrix: counts, shaded by their share of the true class.
+    """Draw a confusion matrix (k, k): counts, shaded by their share of the true class.
 
-    True classes are rows. From 10 classes on the figure grows with their number, and
-    names of more than 24 characters are shortened.
+    True classes are rows. With ten classes or more, the figure grows with their number.
+    Names of more than 24 characters are shortened.
     """
     true_classes = pd.Index(classes, name="true")
     counts = pd.DataFrame(np.asarray(confusion), true_classes, list(classes))
     shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(columns="predicted")
     inches = max(2.9, 0.32 * len(classes))
     figure, ax = plt.subplots(figsize=(inches + 0.5, inches))  # width and height
-    # Both ends of a long name may tell it from others: its middle is cut out.
+    # The middle of a long name is cut out, since either end may tell it from others.
     names = [re.sub(LONG_NAME, r"\1…\2", name) for name in classes]
     sns.heatmap(
         shares,
@@ -74,15 +74,15 @@ def svg(figure: Figure) -> str:
 
 
 def to_ends(shares: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Return how far the low and the high end of each interval are from its value."""
+    """Return the distances of each value from the low and high ends of its interval."""
     return shares["value"] - shares["low"], shares["high"] - shares["value"]
 
 
 def accuracy_plot(findings: Findings) -> Figure:
-    """Plot the accuracy of each method, by group, with its 95% interval, in rows.
+    """Plot the accuracy of each method, in folds by group, with its 95% interval.
 
-    The best probe by image follows, that is, with other images of the same group in
-    training.
+    Each method is a row. The last row is the best probe by image, that is, with other
+    images of the same group in training.
     """
     results = findings.results
     shares = {
@@ -93,7 +93,7 @@ def accuracy_plot(findings: Findings) -> Figure:
         shares[f"{results.best}, by image"] = results.by_image.estimate("accuracy")
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
     rows = 100 * pd.DataFrame(shares.values(), shares.keys())
-    rows = rows[::-1]  # drawn from below: the first method comes on top
+    rows = rows[::-1]  # the first method comes last, and so is drawn on top
     ax.errorbar(rows["value"], rows.index, xerr=to_ends(rows), fmt="o", color=INK)
     ax.set(xlabel="accuracy (%)", xlim=(0, 100))
     ax.grid(axis="y", visible=False)
@@ -101,7 +101,7 @@ def accuracy_plot(findings: Findings) -> Figure:
 
 
 def confusion_plot(findings: Findings) -> Figure:
-    """Draw the confusion matrix of the best probe: counts, true classes as rows."""
+    """Draw the confusion matrix of the best probe."""
     results = findings.results
     confusion = results.evaluation.confusion
     figure = confusion_heatmap(confusion, results.table.classes)
@@ -111,14 +111,14 @@ def confusion_plot(findings: Findings) -> Figure:
 
 
 def trust_plot(findings: Findings) -> Figure:
-    """Draw a reliability diagram, and beside it the risk-coverage curve, in per cent.
+    """Draw a reliability diagram and, beside it, the risk-coverage curve, in per cent.
 
-    Left, accuracy over stated probability, with 95% intervals; right, the share of
-    errors among the answers over the share of images answered, with a line at `RISK`.
+    Left: accuracy by stated probability, with 95% intervals. Right: the share of errors
+    among the answers by the share of images answered, with a line at `RISK`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))
     left.plot([0, 100], [0, 100], color=PALE, linewidth=0.8)
-    # By bin of the stated probability: accuracy (value, low and high), mean confidence.
+    # For each bin of confidence: accuracy (value, low and high) and mean confidence.
     results = findings.results
     bins = 100 * quantile_reliability(
         results.table.labels, results.proba, results.table.groups, seed=results.seed

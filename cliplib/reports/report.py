@@ -1,4 +1,4 @@
-"""The report on a folder of images: measure it, and write all that was found."""
+"""The report on a folder of images: measure it, and write the findings."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cliplib.reports.measure import measure
 from cliplib.reports.report_data import answers_table, copies_table, report_json
 from cliplib.reports.verdict import Verdict, verdict
 
-# The files that every report consists of.
+# Files of every report.
 WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")
-# And one more, of a folder with a split of its own.
+# One more file, if the folder has a split of its own, and how it begins.
 SPLITS = "splits.csv"
 SPLITS_HEADER = '\ufeff"file","label","group","split","fold"'
-# Packages of the extra "report".
+# Packages of the extra "report", as they are imported.
 NEEDED = (
     "matplotlib",
     "seaborn",
@@ -41,18 +41,18 @@ def report(folder: Source, out: str | os.PathLike[str], **options: Any) -> Verdi
     Parameters
     ----------
     folder
-        Of class folders, or any other source of images: see `load_dataset`.
+        A folder of class folders, or any other source of images: see `load_dataset`.
     out
-        The folder that gets report.html, report.pdf, report.json, answers.csv,
-        copies.csv and the decision aid, aid; of a folder with its own split also
+        The folder for report.html, report.pdf, report.json, answers.csv, copies.csv and
+        the decision aid, "aid". If the images have a split of their own, it also gets
         splits.csv, one that keeps groups whole. An older report there is replaced.
     options
-        Those of `measure`, such as title, groups, seed and split.
+        Options of `measure`, such as title, groups, seed and split.
 
     Returns
     -------
     Verdict
-        It shows as text.
+        Its ``str()`` is the text that the command prints.
 
     Raises
     ------
@@ -73,10 +73,10 @@ def report(folder: Source, out: str | os.PathLike[str], **options: Any) -> Verdi
 
 
 def check_apart(folder: Source, out: str | os.PathLike[str]) -> None:
-    """Raise ValueError if `out`, for results, lies within the folder of images."""
-    is_place = isinstance(folder, str | os.PathLike)
-    images = Path(str(folder)).resolve()
-    if is_place and Path(out).resolve().is_relative_to(images):
+    """Raise ValueError if `out`, for results, is inside the folder of images."""
+    if not isinstance(folder, str | os.PathLike):
+        return
+    if Path(out).resolve().is_relative_to(Path(folder).resolve()):
         raise ValueError(
             f"{out} lies within {folder}, whose folders are classes: choose another "
             "place."
@@ -84,7 +84,7 @@ def check_apart(folder: Source, out: str | os.PathLike[str]) -> None:
 
 
 def check_extra() -> None:
-    """Raise ImportError where a package of the extra "report" is missing."""
+    """Raise ImportError if a package of the extra "report" is missing."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
@@ -99,15 +99,16 @@ def write_report(
 ) -> None:
     """Write page, PDF, report.json, tables and decision aid into a folder.
 
-    The folder is made if it is missing. An older report there stays until all of this
-    one is written.
+    The folder is made if it is missing. An older report there stays until this one is
+    complete.
 
     Raises
     ------
     OSError
-        If the folder cannot be written to, or holds such files of no whole report.
+        If the folder cannot be written to, or holds files of these names that are not a
+        whole report.
     """
-    # It needs the extra "report".
+    # Imported here, since it needs the extra "report".
     from cliplib.reports.document import as_html, as_pdf, document
 
     place = Path(out)
@@ -129,11 +130,11 @@ def write_report(
             write_csv(splits, new / SPLITS)
         findings.aid.save(place / "aid")
     if findings.published_split is None:
-        (place / SPLITS).unlink(missing_ok=True)  # of the older report
+        (place / SPLITS).unlink(missing_ok=True)  # belongs to an older report
 
 
 def check_no_other_files(out: Path) -> None:
-    """Raise FileExistsError where files would be replaced that are no whole report."""
+    """Raise FileExistsError if files would be replaced that are not a whole report."""
     present = [name for name in (*WRITTEN, SPLITS) if (out / name).exists()]
     if present and not set(WRITTEN) <= set(present):
         raise FileExistsError(

@@ -12,7 +12,7 @@ from cliplib.reports.findings import Findings
 from cliplib.reports.methods import MethodComparison
 from cliplib.reports.templates import points
 
-# Rows of an audit's summary, and what they are called.
+# Descriptions of the rows of `Audit.summary`.
 COPIES = {
     "byte_copies": "files that repeat another byte for byte",
     "exact_copies": "pairs with the same pixels",
@@ -26,17 +26,17 @@ COPIES = {
 
 
 def of_values(values: Mapping[str, Any]) -> pd.DataFrame:
-    """Return values by name as one column."""
+    """Return values as one column, with their names as the index."""
     return pd.DataFrame({"value": pd.Series(values, dtype=object)})
 
 
 def of_copies(findings: Findings) -> pd.DataFrame:
-    """Return how many copies of each kind there are."""
+    """Return the number of copies of each kind."""
     return findings.audit.summary.loc[[*COPIES]].rename(COPIES)
 
 
 def of_merged(findings: Findings) -> pd.DataFrame:
-    """Return the declared groups that copies join, with images that show it."""
+    """Return pairs of declared groups that copies join, with two such copies."""
     merged = findings.grouping.merged
     groups = merged["group_a"] + " and " + merged["group_b"]
     alike = merged["image_a"] + " and " + merged["image_b"]
@@ -44,7 +44,7 @@ def of_merged(findings: Findings) -> pd.DataFrame:
 
 
 def of_shortcuts(findings: Findings) -> pd.DataFrame:
-    """Return how far probes get that see no object, and what swaps cost CLIP's."""
+    """Return the accuracy of probes that see no object, and the costs of swaps."""
     columns = ["where", "right", "part of CLIP's gain over chance", "lost if swapped"]
     rows = {
         shortcut.name: [
@@ -59,7 +59,7 @@ def of_shortcuts(findings: Findings) -> pd.DataFrame:
 
 
 def of_file_fields(findings: Findings) -> pd.DataFrame:
-    """Return the most frequent value of each field of the files that varies."""
+    """Return the most frequent value in each class of the file fields that vary."""
     fields = findings.audit.fields.astype(str)
     by_class = fields.groupby(findings.images.table.label_names)
     frequent = by_class.agg(lambda values: values.value_counts().index[0])
@@ -67,33 +67,33 @@ def of_file_fields(findings: Findings) -> pd.DataFrame:
 
 
 def of_methods(findings: Findings) -> pd.DataFrame:
-    """Return the metrics of every method, and by how much the best is better."""
+    """Return the metrics of every method, and the best probe's gain over each."""
     results = findings.results
-    found = results.evaluations
-    columns: dict[str, dict[str, Any]] = {
-        metric.replace("_", " "): {name: found[name].estimate(metric) for name in found}
-        for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
-    }
-    others = [name for name in found if name != results.best]
-    gains = {name: points(results.gain_over(name)) for name in others}
-    columns["the best is better by"] = gains
-    return pd.DataFrame(columns)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, evaluation in results.evaluations.items():
+        rows[name] = {
+            metric.replace("_", " "): evaluation.estimate(metric)
+            for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
+        }
+        if name != results.best:
+            rows[name]["the best is better by"] = points(results.gain_over(name))
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def of_classes(results: MethodComparison) -> pd.DataFrame:
-    """Return how much of each class the best probe finds."""
-    found = results.evaluation
+    """Return the sensitivity and precision of the best probe for each class."""
+    evaluation = results.evaluation
     return pd.DataFrame(
         {
-            "images": found.support,
+            "images": evaluation.support,
             "found (sensitivity)": results.sensitivity,
-            "right (precision)": found.by_class("precision"),
+            "right (precision)": evaluation.by_class("precision"),
         }
     )
 
 
 def of_external(results: MethodComparison, external: ExternalTest) -> pd.DataFrame:
-    """Return how much of each class is found here and in another folder."""
+    """Return the sensitivity for each class, here and on images of another folder."""
     return pd.DataFrame(
         {
             "images": external.evaluation.support,

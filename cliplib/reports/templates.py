@@ -1,4 +1,4 @@
-"""The texts of a report: templates beside this module, and how they are filled in."""
+"""Templates of reports, in files beside this module, and how they are filled in."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from cliplib.data.wording import counted, listing, number
 from cliplib.evaluation.intervals import Estimate
 
 FOLDER = Path(__file__).parent
+# First bytes of every JPEG file.
 JPEG_START = b"\xff\xd8"
 
 
 def data_uri(content: bytes) -> str:
-    """Return a JPEG or SVG file as a data URI, so that a page need not load it."""
+    """Return a JPEG or SVG file as a data URI, which a page can contain."""
     kind = "jpeg" if content.startswith(JPEG_START) else "svg+xml"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def whole_percent(share: float) -> str:
-    """Write a share of 1 as a whole number of per cent: "54%"."""
+    """Write a share, 0 to 1, in whole per cent: "54%"."""
     return f"{_hundredths(share)}%"
 
 
@@ -38,23 +39,20 @@ def percent(share: Estimate) -> str:
 
 
 def points(difference: Estimate) -> str:
-    """Write a difference of shares of 1 in percentage points, with its 95% interval.
-
-    For example "8 points (2 to 14)".
-    """
+    """Write a difference of shares and its interval: "8 points (2 to 14)"."""
     value, low, high = map(_hundredths, difference)
     unit = "point" if value == "1" else "points"
     return f"{value} {unit} ({low} to {high})"
 
 
 def _hundredths(share: float) -> str:
-    """Write a share of 1 in whole hundredths: with a true minus, and none before 0."""
+    """Write a share in whole hundredths, with a true minus sign, and none before 0."""
     return f"{100 * share:z.0f}".replace("-", "−")
 
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(FOLDER),
-    autoescape=select_autoescape(default_for_string=False),  # in pages alone
+    autoescape=select_autoescape(default_for_string=False),  # only in HTML files
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -70,5 +68,5 @@ def read_texts(name: str) -> Any:
 
 
 def filled(template: str, **values: Any) -> str:
-    """Fill in a text; its line breaks and indents become single spaces."""
+    """Fill in a template; line breaks and indents of the text become single spaces."""
     return " ".join(TEMPLATES.from_string(template).render(values).split())
