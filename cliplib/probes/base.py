@@ -1,6 +1,6 @@
-"""What all probes share: scikit-learn estimators on frozen features.
+"""The base class of all probes: scikit-learn estimators on frozen features.
 
-What is chosen is chosen on validation rows, never on test rows, as in CLIP's protocol
+Hyperparameters are chosen on validation rows, never on test rows, as in CLIP's protocol
 (Radford et al. 2021, appendix A.3) and DINOv2's (Oquab et al. 2024,
 ``eval/log_regression.py``).
 """
@@ -25,22 +25,23 @@ from cliplib.data.threads import one_thread
 from cliplib.features.splits import group_train_test_split
 from cliplib.probes.withheld_groups import refuse_withheld_groups
 
-# Validation losses (nats) this close are equal, so that rounding does not decide.
+# Difference (nats) up to which two validation losses count as equal, so that rounding
+# does not decide.
 TIE = 1e-4
 
-# Rows times features that get their logits at once: 67 MB.
+# Number of feature values (rows times features) that get their logits at once: 67 MB.
 VALUES_AT_ONCE = 2**24
 
 
 class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """What all probes share: how rows are checked, split and scaled, and the answers.
+    """The base class of all probes: it checks, splits and standardises rows.
 
-    A probe's own part is ``_fit``, ``_logits`` and ``_gradients``, the latter two on
-    standardised features. After `fit` all have classes_ (k,), sorted, and mean_ and
+    A subclass defines ``_fit``, and on standardised features ``_logits`` and
+    ``_gradients``. After `fit`, every probe has classes_ (k,), sorted, and mean_ and
     scale_ (d,), by which features are standardised: (X - mean_) / scale_.
     """
 
-    # With scikit-learn's metadata routing on, `fit` gets the groups that it has.
+    # With metadata routing on, scikit-learn passes groups on to `fit`.
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
 
     seed: int
@@ -57,15 +58,16 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
     ) -> Self:
-        """Fit on features (n, d) and labels (n,) of any kind.
+        """Fit the probe to features (n, d) and labels (n,) of any kind, and return it.
 
-        Hyperparameters are chosen on validation rows, `X_val` (m, d) and `y_val` (m,),
-        or without them on about a fifth of X's rows, held out by whole `groups` (n,).
-        Returns the probe. ValueError for a single class, values that are not finite, or
-        arrays that do not fit together.
+        Hyperparameters are chosen on validation rows, `X_val` (m, d) and `y_val` (m,);
+        by default on about a fifth of the rows of X, held out by whole `groups` (n,).
+        ValueError for a single class, values that are not finite, or arrays that do not
+        fit together.
         """
-        # It raises where X or y is of no use, and sets n_features_in_. Row by row in
-        # memory: products then round alike, however X came.
+        # This raises a ValueError if X or y is unusable, and sets n_features_in_. Rows
+        # are stored one after another ("C"), so that products are rounded in the same
+        # way whatever the memory order of X.
         rows, labels = validate_data(self, X, y, dtype=np.float32, order="C")
         check_consistent_length(rows, groups)
         if groups is None:
@@ -82,7 +84,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             train_rows, held_out_rows = group_train_test_split(
                 labels, groups, seed=self.seed
             )
-        else:  # validation rows are put behind those to train on
+        else:  # validation rows are appended to the training rows
             rows_val, labels_val = validate_data(
                 self, X_val, y_val, dtype=np.float32, reset=False
             )
@@ -90,13 +92,13 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             rows = np.concatenate([rows, rows_val])
             labels = np.concatenate([labels, labels_val])
             train_rows, held_out_rows = np.split(np.arange(len(rows)), [n_train])
-        class_codes = encoder.transform(labels)  # a ValueError for a class of y_val's
+        class_codes = encoder.transform(labels)  # refuses a class that only y_val has
         with one_thread():
             self._fit(rows, class_codes, train_rows, held_out_rows)
         return self
 
     def logits(self, X: ArrayLike) -> Floats:
-        """Return logits of features (n, d): (n, k), columns in `classes_`' order."""
+        """Return the logits of features (n, d), (n, k), in the order of `classes_`."""
         check_is_fitted(self)
         features = self._checked(X)
         parts = np.array_split(features, 1 + features.size // VALUES_AT_ONCE)
@@ -108,34 +110,38 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray(softmax(self.logits(X), axis=1))
 
     def decision_function(self, X: ArrayLike) -> Floats:
-        """Return logits (n, k); of two classes the second less the first, (n,)."""
+        """Return logits (n, k), or for two classes their difference (n,).
+
+        The difference is the second class's logit less the first class's.
+        """
         logits = self.logits(X)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the most probable class of each row, (n,)."""
-        best = self.logits(X).argmax(axis=1)
-        return np.asarray(self.classes_[best])
+        class_codes = self.logits(X).argmax(axis=1)
+        return np.asarray(self.classes_[class_codes])
 
     def logit_gradients(self, X: ArrayLike, classes: ArrayLike) -> Features:
         """Return for each row the gradient of one class's logit, (n, d) float32.
 
-        `classes` (n,) names that class, one of `classes_`, for each row; ValueError for
-        others. The gradient is by the features X (n, d) as given, not standardised.
+        `classes` (n,) holds the class for each row; ValueError if one is not among
+        `classes_`. The gradient is with respect to the features X (n, d), before they
+        are standardised.
         """
         check_is_fitted(self)
         scaled = self._scaled(self._checked(X))
         class_codes = LabelEncoder().fit(self.classes_).transform(classes)
         with one_thread():
-            by_scaled = self._gradients(scaled, class_codes)
-            # The chain rule: scaled = (X - mean_) / scale_.
-            return np.asarray(by_scaled / self.scale_, np.float32)
+            gradients = self._gradients(scaled, class_codes)
+            # By the chain rule, since scaled = (X - mean_) / scale_.
+            return np.asarray(gradients / self.scale_, np.float32)
 
     def _standardize(self, rows: Features) -> Features:
-        """Set mean_ and scale_ to those of rows (n, d), and return these standardised.
+        """Set mean_ and scale_ by rows (n, d), and return the rows standardised.
 
         The scale is the standard deviation, or 1 for a constant feature. Scikit-learn's
-        StandardScaler would take more memory, for it computes in float64.
+        StandardScaler would take more memory, since it computes in float64.
         """
         self.mean_ = rows.mean(axis=0, dtype=np.float64)
         mean = self.mean_.astype(np.float32)
@@ -149,8 +155,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray((rows - mean) / self.scale_.astype(np.float32))
 
     def _checked(self, X: ArrayLike) -> Features:
-        """Return features (n, d) as float32; ValueError if d is not as in `fit`."""
-        # Without a reset it compares d with n_features_in_, which `fit` has set.
+        """Return features (n, d) as float32; ValueError if d differs from `fit`."""
+        # With reset=False, it compares d with n_features_in_, which `fit` has set.
         rows = validate_data(self, X, dtype=np.float32, order="C", reset=False)
         return np.asarray(rows)
 
@@ -167,11 +173,11 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         Parameters
         ----------
         rows
-            Features (n, d), not yet standardised; validation rows are among them.
+            Features of training and validation rows, (n, d), not yet standardised.
         class_codes
             Class of each row as an index into classes_, (n,).
         train_rows, held_out_rows
-            Numbers of the rows to train on, and of the validation rows, to choose on.
+            Numbers of the rows to train on, and of those to choose hyperparameters on.
         """
 
     @abstractmethod
@@ -182,8 +188,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _gradients(self, scaled: Features, class_codes: Ints) -> Floats:
         """Return for each row the gradient of one class's logit, (n, d).
 
-        It is the derivative by the standardised features (n, d); `class_codes` (n,)
-        are indices into classes_.
+        It is with respect to the standardised features (n, d). `class_codes` (n,) are
+        indices into classes_.
         """
 
 
@@ -192,7 +198,7 @@ def mean_log_loss(class_codes: Ints, logits: ArrayLike) -> float:
 
     `class_codes` (n,) are the true classes, as column numbers.
     """
-    # float64, because scikit-learn clips probabilities at the precision of their type.
+    # In float64, since scikit-learn clips probabilities at the precision of their type.
     proba = softmax(np.asarray(logits, np.float64), axis=1)
-    labels = range(proba.shape[1])  # the rows may lack a class
+    labels = range(proba.shape[1])  # named, since the rows may lack a class
     return float(log_loss(class_codes, proba, labels=labels))

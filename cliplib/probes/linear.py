@@ -14,31 +14,30 @@ from cliplib.probes.logistic import LogisticProblem, are_few_rows, principal_axe
 # Largest entry of the preconditioned gradient at which a minimum counts as reached.
 TOL = 3e-5
 
-# At this a C that is tried on many rows counts as solved, in a quarter fewer steps.
-#
-# C's near the best then get log losses within 2e-4 nats of those at the minima, as
-# measured on 5,600 brain slices and 2,000 photographs. Not for few rows: their losses
-# depend more on the last steps, which cost little.
+# The same while values of C are tried on many rows, which saves a quarter of the steps.
+# The log losses of values near the best are then within 2e-4 nats of those at the
+# minima, as measured on 5,600 brain slices and 2,000 photographs. It is not used for
+# few rows, whose losses depend more on the last steps, which take little time.
 TRIAL_TOL = 3 * TOL
 
 
 class LinearProbe(Probe):
     """Multinomial logistic regression on standardised features.
 
-    Minimised is the mean log loss + |coef_|² / (2 C n), for one C after another, from
-    the smallest on, until the validation loss of one is worse than the best. Of those
-    within 1e-4 nats of the best the smallest C wins, and is fitted on all rows,
-    validation rows as well. (DINOv2 sweeps finer: 45 values.)
+    The fit minimises the mean log loss + |coef_|² / (2 C n). Values of C are tried from
+    the smallest on, until the validation loss rises. The smallest C within 1e-4 nats of
+    the best is chosen, and fitted to all rows, validation rows included. (DINOv2 tries
+    more values: 45.)
 
-    Fitted are coef_ (k, d), intercept_ (k,), C_ and sweep_, a DataFrame of C, log_loss
-    (nats) and accuracy.
+    The fitted attributes are coef_ (k, d), intercept_ (k,), C_, and sweep_, a DataFrame
+    of C, log_loss (nats) and accuracy.
 
     Parameters
     ----------
     Cs
-        Inverse strengths of the penalty to choose from, one at least.
+        Inverse strengths of the penalty to choose from, at least one.
     seed
-        Of the draw of the held-out fifth.
+        Seed of the draw of the held-out fifth.
     """
 
     def __init__(
@@ -57,18 +56,18 @@ class LinearProbe(Probe):
         train_rows: Ints,
         held_out_rows: Ints,
     ) -> None:
-        """Choose C on held-out rows, then fit on all rows."""
+        """Choose C on held-out rows, then fit to all rows."""
         if not len(self.Cs) or min(self.Cs) <= 0:
             raise ValueError(f"Cs={self.Cs!r} must be positive numbers, one at least.")
         scaled = self._standardize(rows[train_rows])
-        # The axes matter for speed alone: all rows below do with these as well.
+        # The axes only matter for speed, so they serve for all rows below as well.
         axes = principal_axes(scaled)
         problem = LogisticProblem(scaled, class_codes[train_rows], axes)
         trial_tol = TOL if are_few_rows(*scaled.shape) else TRIAL_TOL
         held_out = self._scaled(rows[held_out_rows])
         held_out_codes = class_codes[held_out_rows]
         weights = self._choose_C(problem, trial_tol, held_out, held_out_codes)
-        # Freed first: with a copy of all rows they would take twice the memory.
+        # Freed first, since beside a copy of all rows they would double the memory.
         del problem, scaled
         scaled = self._standardize(rows)
         problem = LogisticProblem(scaled, class_codes, axes)
@@ -81,21 +80,21 @@ class LinearProbe(Probe):
         held_out: Features,
         held_out_codes: Ints,
     ) -> Floats:
-        """Choose C by the log loss on held-out rows: set C_ and sweep_.
+        """Choose C by the log loss on held-out rows; set C_ and sweep_.
 
         Returns the problem's solution for C_, to the tolerance `tol`: weights
         (k, d + 1), the intercept last. `held_out` (m, d) are standardised features,
-        `held_out_codes` (m,) these rows' classes. coef_ and intercept_ are left at the
-        last C tried.
+        `held_out_codes` (m,) the classes of these rows. coef_ and intercept_ are left
+        at the last value of C that was tried.
         """
         weights = np.zeros((len(self.classes_), held_out.shape[1] + 1))
         weights_by_C: dict[float, Floats] = {}
         sweep: list[dict[str, float]] = []
         for C in sorted(self.Cs):
-            # It begins at the solution for the last C, which is near.
+            # The solution for the last C is a near starting point.
             weights = problem.minimize(C, weights, tol)
             weights_by_C[C] = weights
-            self._set_weights(weights)  # by which logits are computed
+            self._set_weights(weights)  # which _logits uses
             logits = self._logits(held_out)
             loss = mean_log_loss(held_out_codes, logits)
             accuracy = (logits.argmax(axis=1) == held_out_codes).mean()
@@ -118,5 +117,5 @@ class LinearProbe(Probe):
 
     def _gradients(self, scaled: Features, class_codes: Ints) -> Floats:
         """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
-        # Of a linear logit it is the same for all rows: the class's coefficients.
+        # A linear logit has the same gradient everywhere: the class's coefficients.
         return np.asarray(self.coef_[class_codes])

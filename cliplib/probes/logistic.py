@@ -1,10 +1,10 @@
-"""Multinomial logistic regression to its minimum, by preconditioned L-BFGS.
+"""A solver for multinomial logistic regression: preconditioned L-BFGS.
 
 The preconditioner is diagonal in the principal axes of the rows.
 
-scikit-learn's solver ends at the same minimum. On thousands of correlated features, as
-those of the readout "deep", it takes 3.7 to 5.8 times as long, at its best setting; on
-a few hundred, as those of "pooled", less than twice as long.
+Scikit-learn's solver ends at the same minimum. On thousands of correlated features,
+such as those of the readout "deep", it takes 3.7 to 5.8 times as long at its best
+setting; on a few hundred, such as those of "pooled", less than twice as long.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from sklearn.utils.extmath import randomized_svd
 
 from cliplib.data.arrays import Features, Floats, Ints, row_batches
 
-# Principal axes in the preconditioner. With more there are fewer steps, each slower.
+# Number of principal axes in the preconditioner, for many rows and for few. More axes
+# make fewer steps, each of them slower.
 AXES = 16
 AXES_OF_FEW_ROWS = 64
 
-# Numbers in a block of rows: 4 MB of float32, which stay in the processor's cache.
+# Number of values in a block of rows: 4 MB of float32, which fit into a core's cache.
 BLOCK_NUMBERS = 1_000_000
 
 
 def are_few_rows(n: int, d: int) -> bool:
-    """Tell whether n rows of d features are so few that the solver uses their span.
+    """Return whether n rows of d features are so few that the solver uses their span.
 
-    To find the span of more rows takes longer than it spares.
+    For more rows, finding the span takes longer than it saves.
     """
     return 10 * n < d
 
 
 class LogisticProblem:
-    """A regression's rows and classes, to be solved for one penalty after another.
+    """The rows and classes of a regression, to be solved for one penalty after another.
 
-    Minimised is the mean log loss of the rows, plus |weights|² / (2 C n); intercepts
-    are not penalised. Few rows, and their weights, are held in coordinates of the row
-    span, in which the minimum lies: weights orthogonal to all rows would be penalised,
-    and change no logit.
+    The solution minimises the mean log loss of the rows, plus |weights|² / (2 C n);
+    intercepts are not penalised. Few rows, and their weights, are stored in coordinates
+    of the row span. The minimum lies in this span, since a component of the weights
+    orthogonal to all rows is penalised but changes no logit.
 
     Parameters
     ----------
     rows
         Standardised features (n, d), float32.
     class_codes
-        Class of each row (n,), from 0 to k - 1, where k is the largest of them plus 1.
+        Class of each row (n,), from 0 to k - 1.
     axes
         First principal axes (r, d) of the rows, or of most of them.
     """
@@ -63,43 +64,43 @@ class LogisticProblem:
         n_classes = class_codes.max() + 1
         self._one_hot = np.eye(n_classes, dtype=np.float32)[class_codes]  # (n, k)
         axes = self._to_basis(axes)
-        # The intercept is one more dimension, and one more direction, the last.
+        # The intercept adds a last dimension, and a last direction along it.
         self._directions = block_diag(axes, 1)
         self._curvatures = largest_curvatures(self._rows, axes)
 
     def _to_basis(self, vectors: Floats | Features) -> Floats:
-        """Return vectors (m, d) in the coordinates in which rows are held, float64.
+        """Return vectors (m, d) in the coordinates in which rows are stored, float64.
 
-        If rows are few these are (m, n), in the basis of their span; else as given.
+        For few rows they are (m, n), in the basis of the row span; otherwise unchanged.
         """
         coordinates = vectors if self._basis is None else vectors @ self._basis
         return np.asarray(coordinates, np.float64)
 
     def _from_basis(self, coordinates: Floats) -> Floats:
-        """Return vectors (m, d) from the coordinates that `_to_basis` returns."""
+        """Return vectors (m, d) from the coordinates that `_to_basis` gives them."""
         return coordinates if self._basis is None else coordinates @ self._basis.T
 
     def minimize(self, C: float, start: Floats, tol: float) -> Floats:
         """Return the weights (k, d + 1) at the minimum, intercepts last.
 
         The search begins at `start`, of the same shape; C is the inverse strength of
-        the penalty. L-BFGS varies z in weights = start + P z, so that by z the loss
-        curves about alike in all directions. With orthonormal directions A (r, d + 1)
-        and curvatures h (r,) along them, of the loss with the penalty, a row w of z is
-        scaled by h^-1/2 along each of A, and by s, the h^-1/2 of the last axis, where
-        it is orthogonal to all of them ::
+        the penalty. L-BFGS varies z, where weights = start + P z, so that the curvature
+        of the loss by z is similar in all directions. Let A (r, d + 1) be orthonormal
+        directions, and h (r,) the curvatures of the penalised loss along them. P scales
+        each row w of z by h^-1/2 along these directions; what is orthogonal to all of
+        them is scaled by s, the h^-1/2 of the last axis ::
 
             P w = s w + Aᵀ ((h^-1/2 - s) ∘ A w)
 
-        P is symmetric, so that the gradient by z is P times that by the weights. When
-        its largest entry is `tol` or less, the minimum counts as reached.
+        P is symmetric, so the gradient by z is P times the gradient by the weights. The
+        minimum counts as reached when its largest entry is `tol` or less.
         """
-        penalty = 1 / (C * len(self._rows))  # of half the squared weights
+        penalty = 1 / (C * len(self._rows))  # factor of half the squared weights
         curvatures = self._curvatures.copy()
-        curvatures[:-1] += penalty  # not of the intercept
+        curvatures[:-1] += penalty  # all but that of the intercept
         scales = curvatures**-0.5
-        # The last axis, before the intercept, is the one of least variance. It stands
-        # for all axes that are left out.
+        # The last axis, before the intercept, has the least variance. It stands for all
+        # axes that are left out.
         scale_off_axes = scales[-2]  # s
         extra_scales = scales - scale_off_axes
         first_weights = np.column_stack([self._to_basis(start[:, :-1]), start[:, -1]])
@@ -113,17 +114,17 @@ class LogisticProblem:
         def loss_and_gradient(z: Floats) -> tuple[float, Floats]:
             """Return the penalised loss, and its gradient by z.
 
-            Both are flat: the weights of all classes, one class after another.
+            z and the gradient are flat: one class after another.
             """
             weights = first_weights + precondition(z.reshape(first_weights.shape))
             loss, gradient = self._mean_log_loss(weights)
             penalized = weights.copy()
-            penalized[:, -1] = 0  # intercepts are not
+            penalized[:, -1] = 0  # the intercepts
             loss += penalty / 2 * np.square(penalized).sum()
             gradient += penalty * penalized
             return loss, precondition(gradient).ravel()
 
-        # m: from how many of the last steps it estimates how the loss curves.
+        # m is the number of the last steps from which L-BFGS estimates the curvature.
         no_step = np.zeros(first_weights.size)
         z, _, _ = fmin_l_bfgs_b(loss_and_gradient, no_step, m=20, pgtol=tol)
         weights = first_weights + precondition(z.reshape(first_weights.shape))
@@ -132,8 +133,8 @@ class LogisticProblem:
     def _mean_log_loss(self, weights: Floats) -> tuple[float, Floats]:
         """Return the mean log loss (nats) of the rows, and its gradient.
 
-        Both are without the penalty. Weights and gradient are (k, d + 1), intercepts
-        last, in the coordinates in which rows are held. Rows are read block by block.
+        Neither includes the penalty. Weights and gradient are (k, d + 1), intercepts
+        last, in the coordinates in which rows are stored. Rows are read block by block.
         """
         n, d = self._rows.shape
         coef = weights[:, :-1].astype(np.float32)
@@ -150,7 +151,7 @@ class LogisticProblem:
             # The log loss of a row is log(total) less the logit of its class.
             loss += np.log(total).sum(dtype=np.float64)
             loss -= (one_hot * logits).sum(dtype=np.float64)
-            # Probability less one-hot, the gradient by the logits.
+            # The gradient by the logits is the probabilities less the one-hot labels.
             residuals = exponentials * (1 / total) - one_hot
             gradient[:, :-1] += residuals.T @ rows
             gradient[:, -1] += residuals.sum(axis=0)
@@ -158,12 +159,13 @@ class LogisticProblem:
 
 
 def largest_curvatures(rows: Features, axes: Floats) -> Floats:
-    """Return upper bounds on the mean log loss's second derivative, (r + 1,).
+    """Return upper bounds on the second derivatives of the mean log loss, (r + 1,).
 
-    They are along each of the axes (r, d), of length 1, and, last, along the intercept,
-    in the weights of one class, the others held. Along a direction a a row x has the
-    second derivative p (1 - p) (a·x)², where p is the probability of the class. As
-    p (1 - p) is 1/4 at most, the bound is the mean over rows (n, d) of (a·x)² / 4.
+    The weights of one class vary along each of the unit axes (r, d), and last along the
+    intercept; those of the other classes are fixed. Along an axis a, the loss of a row
+    x has the second derivative p (1 - p) (a·x)², where p is the probability of the
+    class. As p (1 - p) is at most 1/4, the bound is the mean of (a·x)² / 4 over the
+    rows (n, d).
     """
     directions = axes.T.astype(np.float32)
     n, d = rows.shape
@@ -177,11 +179,11 @@ def largest_curvatures(rows: Features, axes: Floats) -> Floats:
 def principal_axes(rows: Features) -> Features:
     """Return the first principal axes (r, d) of rows (n, d) of mean 0.
 
-    They are approximate, by a fixed seed: the solver's speed depends on them, its
-    minimum does not.
+    They are approximate, with a fixed seed. The solver's speed depends on them, but not
+    its minimum.
     """
-    most = AXES_OF_FEW_ROWS if are_few_rows(*rows.shape) else AXES
-    count = min(most, *rows.shape)
+    n_axes = AXES_OF_FEW_ROWS if are_few_rows(*rows.shape) else AXES
+    n_axes = min(n_axes, *rows.shape)
     # rows = U S V, where the rows of V are the axes.
-    _, _, axes = randomized_svd(rows, count, n_iter=2, random_state=0)
+    _, _, axes = randomized_svd(rows, n_axes, n_iter=2, random_state=0)
     return np.asarray(axes, np.float32)

@@ -10,15 +10,16 @@ from torch import Tensor
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import Probe
 
+# Attributes that hold the fitted weights.
 FITTED = ("hidden_coef_", "hidden_intercept_", "coef_", "intercept_")
 
-# Of AdamW; the weight decay is the default of torch.
+# Settings of AdamW. The weight decay is torch's default.
 LEARNING_RATE = 1e-3
 BATCH_SIZE = 256
 WEIGHT_DECAY = 1e-2
-# Share of the hidden units that is set to 0 in a step of training.
+# Share of the hidden units that are set to 0 in a training step.
 DROPOUT = 0.2
-# Epochs without a smaller validation loss, after which training stops.
+# Number of epochs without a smaller validation loss after which training stops.
 PATIENCE = 4
 MAX_EPOCHS = 200
 
@@ -26,21 +27,21 @@ MAX_EPOCHS = 200
 class MLPProbe(Probe):
     """A network with one hidden layer of GELU units, stopped early.
 
-    Of its epochs (AdamW, Loshchilov and Hutter, ICLR 2019) it keeps the one with the
-    smallest log loss on validation rows, or on a held-out fifth. Features are
-    standardised by all rows, those held out as well. Its accuracy depends on the seed
-    by several points; logits averaged over some seeds hardly do (Lakshminarayanan et
-    al., NIPS 2017).
+    It is trained with AdamW (Loshchilov and Hutter, ICLR 2019), and keeps the weights
+    of the epoch with the smallest log loss on validation rows, or on a held-out fifth.
+    Features are standardised by all rows, held-out rows included. The accuracy varies
+    with the seed by several points; that of logits averaged over several seeds hardly
+    does (Lakshminarayanan et al., NIPS 2017).
 
-    Fitted are hidden_coef_ (hidden, d), hidden_intercept_ (hidden,), coef_ (k, hidden)
-    and intercept_ (k,).
+    The fitted attributes are hidden_coef_ (hidden, d), hidden_intercept_ (hidden,),
+    coef_ (k, hidden) and intercept_ (k,).
 
     Parameters
     ----------
     hidden
-        Units of the hidden layer.
+        Number of units of the hidden layer.
     seed
-        Of first weights, batches, dropout and held-out fifth.
+        Seed of the first weights, batches, dropout and held-out fifth.
     """
 
     def __init__(self, hidden: int = 128, *, seed: int = 0) -> None:
@@ -54,14 +55,14 @@ class MLPProbe(Probe):
         train_rows: Ints,
         held_out_rows: Ints,
     ) -> None:
-        """Train from first weights; keep those of the smallest loss on held-out rows.
+        """Train the network; keep the weights of the smallest loss on held-out rows.
 
-        ValueError if that loss is finite after no epoch.
+        ValueError if the loss is not finite after any epoch.
         """
         inputs = torch.from_numpy(self._standardize(rows))
         targets = torch.from_numpy(class_codes)
-        # Not torch's own generator: all threads share it, so that a fit would depend
-        # on what else is running.
+        # Not torch's global generator, which all threads share: a fit would depend on
+        # what else is running.
         generator = torch.Generator().manual_seed(int(self.seed))
         weights = self._first_weights(inputs.shape[1], generator)
         optimizer = torch.optim.AdamW(
@@ -96,7 +97,7 @@ class MLPProbe(Probe):
     def _first_weights(self, d: int, generator: torch.Generator) -> list[Tensor]:
         """Draw first weights as ``torch.nn.Linear`` does: uniform between ±1 / √inputs.
 
-        They are in the order of `FITTED`, for rows of d features.
+        They are in the order of `FITTED`; d is the number of features.
         """
         weights = []
         for n_units, n_inputs in ((self.hidden, d), (len(self.classes_), self.hidden)):
@@ -117,9 +118,8 @@ class MLPProbe(Probe):
         hidden = F.gelu(F.linear(rows, hidden_coef, hidden_intercept))
         if generator is not None:
             share = 1 - DROPOUT
-            # 1 for the units that are kept, 0 for others.
-            kept = torch.empty_like(hidden).bernoulli_(share, generator=generator)
-            hidden = hidden * kept / share  # so that the mean stays as without dropout
+            is_kept = torch.empty_like(hidden).bernoulli_(share, generator=generator)
+            hidden = hidden * is_kept / share  # so that the mean is as without dropout
         return F.linear(hidden, coef, intercept)
 
     def _fitted_logits(self, rows: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class MLPProbe(Probe):
         rows = torch.from_numpy(scaled).requires_grad_()
         logits = self._fitted_logits(rows)
         # A row's logit depends on that row alone. So the gradient of the sum of all
-        # logits holds, in each row, the gradient of that row's logit.
-        chosen = logits[torch.arange(len(rows)), torch.from_numpy(class_codes)]
-        (gradients,) = torch.autograd.grad(chosen.sum(), rows)
+        # these logits holds, in each row, the gradient of that row's logit.
+        class_logits = logits[torch.arange(len(rows)), torch.from_numpy(class_codes)]
+        (gradients,) = torch.autograd.grad(class_logits.sum(), rows)
         return np.asarray(gradients)

@@ -1,4 +1,4 @@
-"""The nearest neighbour: a classifier that only remembers its training rows."""
+"""The nearest-neighbour classifier, which only remembers its training rows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from sklearn.preprocessing import StandardScaler
 
 
 def nearest_neighbour() -> Pipeline:
-    """Return a classifier that names the class of the most similar training row.
+    """Return a classifier that predicts the class of the most similar training row.
 
-    Similarity is the cosine of standardised rows. It shows how far memory alone goes:
-    nothing is learned, so that it is accurate where a test image resembles a training
-    image, such as its copy.
+    Similarity is the cosine of standardised rows. The classifier shows how accurate
+    memory alone is: it learns nothing, and is right where a test image resembles a
+    training image of its class, such as a copy.
     """
     nearest = KNeighborsClassifier(1, metric="cosine")
     return make_pipeline(StandardScaler(), nearest)

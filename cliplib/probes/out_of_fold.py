@@ -1,4 +1,4 @@
-"""Each row predicted by a classifier that was fitted without its fold."""
+"""Out-of-fold predictions: each row by a classifier fitted without the row's fold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cliplib.features.splits import checked_groups, fold_numbers
 from cliplib.features.table import FeatureTable
 from cliplib.probes.base import Probe
 
-# Numbers of the rows to train on, and of those to test.
+# The numbers of the training rows and of the test rows.
 Fold = tuple[Ints, Ints]
 
 
@@ -29,24 +29,25 @@ def out_of_fold_proba(
     n_splits: int = 5,
     seed: int = 0,
 ) -> Floats:
-    """Predict each row by a classifier that was fitted without its fold.
+    """Predict each row by a classifier that was fitted without the row's fold.
 
     Parameters
     ----------
     estimator
-        A scikit-learn classifier; a `fit` that takes `groups` gets those of its rows.
+        A scikit-learn classifier. If its `fit` takes `groups`, it gets those of the
+        training rows.
     table
-        The features and labels, and by default the groups.
+        The features, labels, and by default the groups.
     groups
         Other groups (n,), such as ``table.copies`` or ``np.arange(len(table))``.
     n_splits, seed
-        Number of folds, and seed of the draw that assigns groups to them.
+        Number of folds, and seed of the draw that assigns groups to folds.
 
     Returns
     -------
     Floats
         Probabilities (n, k), columns in the order of ``table.classes``; 0 for a class
-        that a fold's training rows lack.
+        that the training rows of a fold lack.
     """
     if groups is not None:
         table = replace(table, groups=checked_groups(groups, len(table)))
@@ -56,12 +57,12 @@ def out_of_fold_proba(
 
 def table_folds(table: FeatureTable, n_splits: int = 5, seed: int = 0) -> list[Fold]:
     """Return folds that keep a table's groups whole, by `fold_numbers`."""
-    options = {"n_splits": n_splits, "seed": seed}
-    return rows_of_folds(fold_numbers(table.label_names, table.groups, **options))
+    folds = fold_numbers(table.label_names, table.groups, n_splits=n_splits, seed=seed)
+    return rows_of_folds(folds)
 
 
 def rows_of_folds(folds: Ints) -> list[Fold]:
-    """Return the rows to train on and to test of each fold; folds (n,) are numbers."""
+    """Return the training and test rows of each fold, from each row's fold, (n,)."""
     return [
         (np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
         for fold in np.unique(folds)
@@ -78,7 +79,7 @@ class Fit(NamedTuple):
 def fit_folds(
     estimator: Any, table: FeatureTable, folds: Iterable[Fold]
 ) -> Iterator[Fit]:
-    """Fit a clone of the estimator for each fold, without the fold's rows."""
+    """Fit a clone of the estimator for each fold, to the fold's training rows."""
     for train_rows, test_rows in folds:
         yield Fit(fit_with_groups(estimator, table.select(train_rows)), test_rows)
 
@@ -90,25 +91,23 @@ def predict_fits(fits: Iterable[Fit], table: FeatureTable) -> Floats:
     """
     proba = np.zeros((len(table), len(table.classes)))
     for fitted, rows in fits:
-        # Columns are set by class: the training rows may lack one.
-        proba[np.ix_(rows, fitted.classes_)] = fitted.predict_proba(
-            table.features[rows]
-        )
+        fold_proba = fitted.predict_proba(table.features[rows])
+        # Columns are set by class, since the training rows may lack one.
+        proba[np.ix_(rows, fitted.classes_)] = fold_proba
     return proba
 
 
 def fit_with_groups(estimator: Any, table: FeatureTable) -> Any:
-    """Return a clone of a classifier, fitted on a table's features and labels.
+    """Return a clone of a classifier, fitted to a table's features and labels.
 
-    If its `fit` takes groups, it gets the table's: probes choose their settings on
-    whole groups that they hold out. So does a probe inside of another estimator, such
-    as a pipeline.
+    If its `fit` takes groups, it gets those of the table, and so does a probe inside
+    another estimator, such as a pipeline: probes choose their hyperparameters on whole
+    groups that they hold out.
     """
     parts = estimator.get_params().values()
     holds_probe = any(isinstance(part, Probe) for part in parts)
-    options = {}
-    if holds_probe or has_fit_parameter(estimator, "groups"):
-        options = {"groups": table.groups}
-    # With metadata routing, scikit-learn hands groups on to a probe inside.
+    takes_groups = holds_probe or has_fit_parameter(estimator, "groups")
+    options = {"groups": table.groups} if takes_groups else {}
+    # With metadata routing, scikit-learn passes groups on to a probe inside.
     with config_context(enable_metadata_routing=True):
         return clone(estimator).fit(table.features, table.labels, **options)

@@ -18,23 +18,23 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 
 KINDS: tuple[type[Probe], ...] = (LinearProbe, KernelProbe, MLPProbe)
-# Fitted attributes by the names that version 0.3 gave them.
+# The present name of each fitted attribute that had another name in version 0.3.
 RENAMED = {"sharpness_": "logit_scale_"}
 
 
 def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
     """Write a fitted probe to two files: ``probe.safetensors`` and ``probe.json``.
 
-    The first holds the fitted arrays of floats; the second the probe's class, its
-    parameters, and all else that was fitted but ``sweep_``. The folder is made if it is
-    missing, and files of these names are replaced.
+    The first file holds the fitted arrays of floats; the second the probe's class, its
+    parameters, and all other fitted attributes except ``sweep_``. The folder is made if
+    it is missing, and existing files are replaced.
     """
     check_is_fitted(probe)
     arrays = {}
     others = {}
     for name, value in vars(probe).items():
         if not name.endswith("_") or name == "sweep_":
-            continue  # a parameter, or what it was chosen by
+            continue  # a parameter, or the record of how C was chosen
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             arrays[name] = np.ascontiguousarray(value)
         else:
@@ -51,22 +51,22 @@ def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
 
 
 def _as_list(value: Any) -> Any:
-    """Return an array as a list, an np.int64 as an int, as JSON has no others."""
+    """Return an array as a list, or a NumPy number as a Python number, for JSON."""
     return np.asarray(value).tolist()
 
 
 def load_probe(folder: str | os.PathLike[str]) -> Probe:
     """Return the fitted probe that `save_probe` wrote to a folder.
 
-    It predicts the same probabilities to the bit.
+    Its predictions are the same to the bit.
     """
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
     kind = {kind.__name__: kind for kind in KINDS}[document["kind"]]
-    # A file of an older version may have parameters that are gone. They are left out:
-    # parameters steer a fit, and this probe is fitted.
-    known = signature(kind).parameters
-    given = document["parameters"].items()
-    probe = kind(**{name: value for name, value in given if name in known})
+    # A file of an older version may hold parameters that no longer exist. They can be
+    # left out, since parameters matter for a fit, and this probe is fitted.
+    existing = signature(kind).parameters
+    saved = document["parameters"].items()
+    probe = kind(**{name: value for name, value in saved if name in existing})
     arrays = load_file(Path(folder) / "probe.safetensors")
     for name, value in {**document["fitted"], **arrays}.items():
         fitted = np.array(value) if isinstance(value, list) else value
