@@ -8,11 +8,7 @@ from numpy.typing import ArrayLike
 
 from cliplib.data.arrays import Floats
 from cliplib.evaluation.inputs import is_correct
-from cliplib.evaluation.intervals import (
-    bootstrap,
-    intervals,
-    small_sample_factor,
-)
+from cliplib.evaluation.intervals import bootstrap, intervals, small_sample_factor
 from cliplib.features.splits import checked_groups
 
 
@@ -30,29 +26,29 @@ def compare(
     Parameters
     ----------
     y
-        Labels (n,).
+        Labels (n,); if `a` or `b` holds probabilities, as column numbers.
     a, b
-        Predicted labels (n,) or probabilities (n, k). With probabilities, labels are
-        indices.
+        Predicted labels (n,), or probabilities (n, k).
     groups
-        Groups (n,); without them each row is its own.
+        Group of each row, (n,); by default each row is a group of its own.
     n_boot, seed
         Number and random seed of the bootstrap draws, which keep groups together.
 
     Returns
     -------
     pd.Series
-        difference (accuracy of a less that of b), low, high, and p: in what share of
-        the draws the difference is at least as far from the observed one, times
-        `small_sample_factor`, as that is from 0. The sample counts as one such draw
-        (Davison and Hinkley 1997, section 4.4).
+        difference (accuracy of a less that of b), low and high (its 95% interval), and
+        p (two-sided, of no difference): the share of draws whose distance from the
+        observed difference, times `small_sample_factor`, is at least the distance of
+        that difference from 0. The sample counts as such a draw (Davison and Hinkley
+        1997, section 4.4).
 
     Raises
     ------
     ValueError
-        Where labels and predictions do not fit together, or one is missing (NaN).
+        If labels and predictions do not fit together, or one is missing (NaN).
     """
-    # Of each row, (n,): 1 where only a is right, -1 where only b is.
+    # For each row, (n,): 1 if only a is right, -1 if only b is right, and 0 otherwise.
     gain = is_correct(y, a).astype(float) - is_correct(y, b)
     group_of_row = checked_groups(groups, len(gain))
     n_groups = int(group_of_row.max()) + 1
@@ -64,7 +60,7 @@ def compare(
     interval = intervals(resampled, n_groups).iloc[0]
     factor = small_sample_factor(n_groups)
     distance = factor * np.abs(resampled.on_draws - resampled.value)
-    # Rounding must not decide ties between draws and the observed difference.
+    # The margin of 1e-12 keeps rounding from deciding ties.
     n_farther = (distance >= abs(resampled.value) - 1e-12).sum()
     return pd.Series(
         {

@@ -1,4 +1,4 @@
-"""Labels and predictions as users give them, read in one form."""
+"""Labels and predictions in the forms that users give, read into a single form."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from cliplib.data.labels import label_indices
 
 
 def is_correct(y: ArrayLike, predicted: ArrayLike) -> Bools:
-    """Tell which rows are predicted rightly, (n,).
+    """Tell which rows are predicted correctly, (n,).
 
-    `predicted` is labels (n,), of any kind as those of `y`, or probabilities (n, k).
-    ValueError where the two do not fit together, or a label is missing.
+    `predicted` holds labels (n,) of the same kind as `y`, or probabilities (n, k), for
+    which `y` holds column numbers. A ValueError is raised if the two do not fit
+    together, or a label is missing.
     """
     if np.ndim(predicted) > 1:
         columns = range(np.shape(predicted)[-1])
         _, labels, proba = read_predictions(y, predicted, columns)
         return np.asarray(proba.argmax(axis=1) == labels)
     check_consistent_length(y, predicted)
-    unique_labels(y, predicted)  # it refuses NaN, fractions, names beside numbers
+    unique_labels(y, predicted)  # refuses NaN, fractions, and names mixed with numbers
     return np.asarray(column_or_1d(y) == np.asarray(predicted))
 
 
 def read_predictions(
     y: ArrayLike, predicted: ArrayLike, classes: Sequence[object] | None = None
 ) -> tuple[Sequence[object], Ints, Floats]:
-    """Return k classes, labels (n,) as their indices, and probabilities (n, k).
+    """Return k classes, labels (n,) as indices into them, and probabilities (n, k).
 
-    `classes` are by default those of all labels.
-    Predicted labels (n,) become probabilities of 0 and 1. ValueError where the three do
-    not fit together, or probabilities have no classes.
+    By default the classes are those of `y` and of predicted labels (n,), which become
+    probabilities of 0 and 1. A ValueError is raised if the three arguments do not fit
+    together, or probabilities are given without classes.
     """
     shape = np.shape(predicted)
     if len(shape) > 1 and (classes is None or shape[-1] != len(classes)):
@@ -44,7 +45,7 @@ def read_predictions(
             "columns in this order: the columns of a classifier are its classes_."
         )
     if classes is None:
-        # It refuses names beside numbers.
+        # `unique_labels` refuses names mixed with numbers.
         classes = unique_labels(y, predicted).tolist()
     labels = label_indices(y, classes)
     if len(shape) == 1:
@@ -54,10 +55,10 @@ def read_predictions(
 
 
 def checked_proba(labels: Ints, predicted: ArrayLike) -> Floats:
-    """Return probabilities (n, k) as an array; labels (n,) are column numbers.
+    """Return probabilities (n, k) as an array, once they are found to be usable.
 
-    ValueError where probabilities are of another shape, do not sum to 1, or lack a
-    column for a label.
+    `labels` (n,) are column numbers. A ValueError is raised if the probabilities have
+    another shape, do not sum to 1, or lack a column for a label.
     """
     proba = check_array(predicted, dtype=np.float64)
     check_consistent_length(labels, proba)

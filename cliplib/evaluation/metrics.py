@@ -1,9 +1,8 @@
-"""Metrics of a classifier's answers and of its probabilities.
+"""Metrics of a classifier's predicted labels and probabilities.
 
 Every number has a 95% interval, by the cluster bootstrap of
-`cliplib.evaluation.intervals`. The classifier is held fixed: intervals do not
-contain the variation of training it anew. A temperature or a
-threshold is chosen on validation rows, then frozen and measured on test rows.
+`cliplib.evaluation.intervals`. The classifier is held fixed: the intervals do not
+include how much it would change if it were trained again.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ METRICS_OF_LABELS = ["accuracy", "balanced_accuracy", "macro_f1"]
 METRICS = [*METRICS_OF_LABELS, "auroc", "log_loss", "brier", "ece"]
 PER_CLASS = ["sensitivity", "specificity", "precision", "f1", "auroc"]
 
-# Edges of the 15 bins (low, high] of confidence: for ECE and reliability diagrams.
+# Edges of the 15 bins (low, high] of confidence, for ECE and reliability diagrams.
 CONFIDENCE_BIN_EDGES = np.arange(16) / 15
 
 
@@ -47,14 +46,14 @@ class Evaluation:
     Attributes
     ----------
     metrics
-        value, low and high, a row for each of `METRICS`; of predictions that are labels
-        alone, for each of `METRICS_OF_LABELS`.
+        value, low and high, a row for each of `METRICS`, or for each of
+        `METRICS_OF_LABELS` if the predictions are labels.
     per_class
         For each of `PER_CLASS` a table of value, low and high, a row for each class.
     confusion
-        Counts (k, k), rows by true class, columns by predicted one.
+        Counts (k, k), with rows by true class and columns by predicted class.
     n, n_groups
-        How many rows and groups of rows there were.
+        Number of rows, and of groups of rows.
     """
 
     metrics: pd.DataFrame
@@ -65,7 +64,7 @@ class Evaluation:
 
     @property
     def support(self) -> pd.Series:
-        """How many rows each class has, by its name."""
+        """Number of rows of each class, by the class's name."""
         names = self.per_class["sensitivity"].index
         return pd.Series(self.confusion.sum(axis=1), names, name="support")
 
@@ -74,7 +73,7 @@ class Evaluation:
         return Estimate.of(self.metrics.loc[metric])
 
     def by_class(self, metric: str) -> dict[str, Estimate]:
-        """Return one of `PER_CLASS` with its intervals, by the name of the class."""
+        """Return one of `PER_CLASS` with its interval, by the name of the class."""
         rows = self.per_class[metric].iterrows()
         return {str(name): Estimate.of(row) for name, row in rows}
 
@@ -102,45 +101,46 @@ def evaluate(
     Parameters
     ----------
     y
-        Labels (n,): names among `classes`, or, where these are no whole numbers,
-        indices into them.
+        Labels (n,): names among `classes`, or indices into them if the names are not
+        whole numbers themselves.
     predicted
         Labels (n,), or probabilities (n, k) with a column for each class.
     classes
         Names of the k classes, in the order of the columns, such as a probe's
-        ``classes_``. Only predicted labels may do without.
+        ``classes_``. Required if `predicted` holds probabilities.
     groups
-        Groups (n,); without them each row is its own.
+        Group of each row, (n,); by default each row is a group of its own.
     n_boot, seed
         Number and random seed of the bootstrap draws, which keep groups together.
 
     Returns
     -------
     Evaluation
-        Metrics overall and by class, and the confusion matrix. AUROC is of each class
-        against the rest; overall it is their mean, or of two classes that of the
-        second. Log loss is in nats, the Brier score the sum of squared errors, 0 to 2.
-        The expected calibration error has 15 bins (Guo et al. 2017, section 2).
+        Metrics overall and by class, and the confusion matrix. The AUROC of a class is
+        that against all others; the overall AUROC is the mean over classes, or, if
+        there are two, that of the second. Log loss is in nats. The Brier score is the
+        sum of squared errors over classes, 0 to 2. The expected calibration error has
+        15 bins (Guo et al. 2017, section 2).
 
     Raises
     ------
     ValueError
-        Where labels, predictions and classes do not fit together.
+        If labels, predictions and classes do not fit together.
     """
-    known, labels, proba = read_predictions(y, predicted, classes)
+    class_names, labels, proba = read_predictions(y, predicted, classes)
     n, k = proba.shape
-    group_of_row = checked_groups(groups, n)  # from 0 to n_groups - 1
+    group_of_row = checked_groups(groups, n)  # numbers from 0 to n_groups - 1
     n_groups = int(group_of_row.max()) + 1
     is_true = np.arange(k) == labels[:, None]  # (n, k)
     is_predicted = np.arange(k) == proba.argmax(axis=1)[:, None]
     statistics = _statistics(is_true, is_predicted, proba)
     resampled = bootstrap(statistics, group_of_row, n_boot=n_boot, seed=seed)
-    names = pd.Index([str(name) for name in known], name="class")
+    names = pd.Index([str(name) for name in class_names], name="class")
     per_class = _per_class_intervals(
         resampled, is_true, is_predicted, group_of_row, names
     )
     metrics = _overall_intervals(resampled, per_class, n_groups)
-    if np.ndim(predicted) == 1:  # labels say nothing of probabilities
+    if np.ndim(predicted) == 1:  # labels, whose probabilities 0 and 1 mean nothing
         metrics = metrics.loc[METRICS_OF_LABELS]
     return Evaluation(
         metrics=metrics,
@@ -152,29 +152,29 @@ def evaluate(
 
 
 def _statistics(is_true: Bools, is_predicted: Bools, proba: Floats) -> Statistic:
-    """Return a function from weights of the rows to all statistics, by name.
+    """Return a function from weights of the rows, (draws, n), to statistics by name.
 
-    They are each of `METRICS`, (draws,), and each of `PER_CLASS`, (draws, k), whose
-    names begin with "class_"; and "ece_noise", for the interval of "ece". What is
-    0 / 0, such as the sensitivity of a class that a draw lacks, is NaN; means over
-    classes leave it out.
+    The statistics are each of `METRICS`, (draws,); each of `PER_CLASS`, (draws, k),
+    with "class_" before its name; and "ece_noise", for the interval of "ece". 0 / 0,
+    such as the sensitivity of a class that a draw lacks, is NaN, and means over classes
+    ignore it.
 
     Parameters
     ----------
     is_true, is_predicted
-        Whether each class is the true one, and the predicted one, of each row, (n, k).
+        Whether each class is the true, or the predicted, class of each row, (n, k).
     proba
         Probabilities, (n, k).
     """
     is_correct = np.asarray((is_true & is_predicted).any(axis=1))
     proba_of_true = (proba * is_true).sum(axis=1)
-    # Clipped: finite where the true class has a probability of 0.
+    # Clipped, so that the loss is finite if the true class has a probability of 0.
     log_loss = -np.log(np.clip(proba_of_true, np.finfo(float).eps, 1))
     brier = ((proba - is_true) ** 2).sum(axis=1)
     calibration_error = _calibration_error(is_correct, proba)
-    areas = []  # of scores 0 and 1, as of labels, the shares by class have them
+    area_functions = []  # stays empty if `_shares_by_class` gives the AUROC
     if not np.isin(proba, (0, 1)).all():
-        areas = [
+        area_functions = [
             auroc_statistic(is_true[:, label], score)
             for label, score in enumerate(proba.T)
         ]
@@ -182,8 +182,9 @@ def _statistics(is_true: Bools, is_predicted: Bools, proba: Floats) -> Statistic
     def statistics(weights: Floats) -> dict[str, Floats]:
         n_rows = weights.sum(axis=1)  # (draws,)
         by_class = _shares_by_class(is_true, is_predicted, weights)
-        if areas:
-            by_class["auroc"] = np.column_stack([area(weights) for area in areas])
+        if area_functions:
+            areas = [area_function(weights) for area_function in area_functions]
+            by_class["auroc"] = np.column_stack(areas)
         return {
             "accuracy": weights @ is_correct / n_rows,
             "balanced_accuracy": np.nanmean(by_class["sensitivity"], axis=1),
@@ -201,12 +202,13 @@ def _statistics(is_true: Bools, is_predicted: Bools, proba: Floats) -> Statistic
 def _shares_by_class(
     is_true: Bools, is_predicted: Bools, weights: Floats
 ) -> dict[str, Floats]:
-    """Return each of `PER_CLASS`, (draws, k); "auroc" as if all scores were 0 or 1."""
-    n_true = weights @ is_true  # (draws, k), as all counts
+    """Return each of `PER_CLASS`, (draws, k); "auroc" is that of scores of 0 and 1."""
+    # All counts are (draws, k): for each draw and class, a number of rows.
+    n_true = weights @ is_true
     n_predicted = weights @ is_predicted
     n_hit = weights @ (is_true & is_predicted)
     n_other = weights.sum(axis=1, keepdims=True) - n_true
-    # Rows of other classes, less those of them that got this class.
+    # Rows of other classes, without those that are wrongly assigned to this class.
     n_true_negative = n_other - (n_predicted - n_hit)
     sensitivity = n_hit / n_true
     specificity = n_true_negative / n_other
@@ -222,10 +224,10 @@ def _shares_by_class(
 def _calibration_error(is_correct: Bools, proba: Floats) -> Statistic:
     """Return a function from weights to the expected calibration error, "ece".
 
-    For its interval there is "ece_noise", how far a draw's bins are from the sample's.
+    It also gives "ece_noise": how far the bins of a draw are from those of the sample.
     """
     confidence = proba.max(axis=1, keepdims=True)
-    # Summed over rows it is how many more of a bin's rows should be right than are.
+    # (n, bins). Its sum over rows is the confidence of a bin less its hits.
     gap_of_row = confidence_bins(confidence) * (confidence - is_correct[:, None])
     gap_on_sample = gap_of_row.mean(axis=0)  # (bins,)
 
@@ -240,21 +242,21 @@ def _calibration_error(is_correct: Bools, proba: Floats) -> Statistic:
 
 
 def _mean_area(auroc: Floats) -> Floats:
-    """Return the mean over classes, (draws,), of areas (draws, k), NaN left out.
+    """Return the mean over classes, (draws,), of areas (draws, k), ignoring NaN.
 
-    Of two classes both areas are the same: only the second counts.
+    If there are two classes, their areas are equal, and only the second is used.
     """
     distinct = auroc[:, 1:] if auroc.shape[1] == 2 else auroc
     return np.asarray(np.nanmean(distinct, axis=1))
 
 
 def confidence_bins(confidence: Floats) -> Bools:
-    """Return a mask (n, bins): which bin each confidence (n, 1) is in.
+    """Tell which bin each confidence (n, 1) is in, as a mask (n, bins).
 
-    `CONFIDENCE_BIN_EDGES` divide them. A confidence is above 0, since some class is the
-    most probable.
+    The bins are those of `CONFIDENCE_BIN_EDGES`. No confidence is 0, because it is the
+    probability of the most probable class.
     """
-    at_most_one = np.minimum(confidence, 1)  # rounding may take it beyond
+    at_most_one = np.minimum(confidence, 1)  # rounding may make it larger than 1
     return np.asarray(
         (CONFIDENCE_BIN_EDGES[:-1] < at_most_one)
         & (at_most_one <= CONFIDENCE_BIN_EDGES[1:])
@@ -270,11 +272,12 @@ def _per_class_intervals(
 ) -> dict[str, pd.DataFrame]:
     """Return for each of `PER_CLASS` a table of value, low and high, a row a class.
 
-    `names` are those of the classes. `resampled` holds values and bootstrap draws of
-    "class_sensitivity" and so on. How many groups a number rests on, those with a row
-    in its denominator, is counted.
+    `resampled` holds the values and draws of "class_sensitivity" and so on; `names` are
+    those of the classes. A number is based on the groups that have a row in its
+    denominator.
     """
-    # Numbers of groups that hold the class, other classes, answers of the class: (k,).
+    # Numbers of groups with a row of each class, (k,); with a row of another class; and
+    # with a row for which the class is predicted.
     n_with_class = count_groups(is_true, group_of_row)
     n_with_others = count_groups(~is_true, group_of_row)
     n_with_predicted = count_groups(is_predicted, group_of_row)
@@ -282,7 +285,7 @@ def _per_class_intervals(
         "sensitivity": n_with_class,
         "specificity": n_with_others,
         "precision": n_with_predicted,
-        "f1": n_with_class,  # no share of groups: known no better than the sensitivity
+        "f1": n_with_class,  # F1 is taken to be as uncertain as the sensitivity
         "auroc": np.minimum(n_with_class, n_with_others),
     }
     tables = {}
@@ -301,10 +304,10 @@ def _overall_intervals(
 ) -> pd.DataFrame:
     """Return a table of value, low and high, a row for each of `METRICS`.
 
-    `per_class` holds a table of value, low and high, a row a class, for each metric of
-    `PER_CLASS`. Where the bootstrap's interval of accuracy, a share, reaches 0 or 1, it
-    is extended to the exact one; those of means over classes to what the classes' own
-    imply. The calibration error, which is biased, has an interval of its own.
+    `per_class` is the result of `_per_class_intervals`. Accuracy is a share, whose
+    interval may be extended to the exact one. The intervals of means over classes are
+    extended by `_mean_interval`. The calibration error is biased, and has an interval
+    of its own.
     """
     exact = clopper_pearson(resampled["accuracy"].value, n_groups)[:, None]  # (2, 1)
     tables = [
@@ -317,24 +320,24 @@ def _overall_intervals(
     means_over_classes = {
         "balanced_accuracy": per_class["sensitivity"],
         "macro_f1": per_class["f1"],
-        # Both areas of two classes are the same: only the second counts.
+        # If there are two classes, their areas are equal: only the second is used.
         "auroc": areas.iloc[1:] if len(areas) == 2 else areas,
     }
-    for name, of_classes in means_over_classes.items():
-        table.loc[name] = _mean_interval(Estimate.of(table.loc[name]), of_classes)
+    for name, class_table in means_over_classes.items():
+        table.loc[name] = _mean_interval(Estimate.of(table.loc[name]), class_table)
     table.loc["ece"] = _ece_interval(resampled, n_groups)
-    table["low"] = table["low"].clip(lower=0)  # as no metric can be negative
+    table["low"] = table["low"].clip(lower=0)  # no metric can be negative
     return table
 
 
-def _mean_interval(mean: Estimate, of_classes: pd.DataFrame) -> Estimate:
-    """Extend the interval of a mean over classes to what the classes' own imply.
+def _mean_interval(mean: Estimate, class_table: pd.DataFrame) -> Estimate:
+    """Extend the interval of a mean to the one that the classes' intervals imply.
 
-    `of_classes` has value, low and high as columns, a row a class. A class without
-    errors has none in any bootstrap draw; only its own interval shows what is unknown
-    of it.
+    `class_table` has columns value, low and high, and a row for each class. A class
+    without errors has none in any bootstrap draw either: only its own interval shows
+    how uncertain it is.
     """
-    estimates = [Estimate.of(row) for _, row in of_classes.dropna().iterrows()]
+    estimates = [Estimate.of(row) for _, row in class_table.dropna().iterrows()]
     if not estimates:
         return Estimate(np.nan, np.nan, np.nan)
     implied = Estimate.mean(estimates)
@@ -347,11 +350,11 @@ def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> Estimate:
 
     The gap of a bin is its confidence less its accuracy, times its share of the rows:
     g on the sample, g* on a draw. The error is ``Σ|g|``, and its noise ``Σ|g* - g|``.
-    The interval goes down by the noise's 97.5% quantile, and up by as much as the 2.5%
-    quantile of the draws' errors lies below the sample's (the basic bootstrap); both
-    distances are multiplied by `small_sample_factor`. In simulations with 200 to 5,000
-    rows it held the error of calibrated probabilities, 0, in 95% of the samples or
-    more; the basic bootstrap on both sides, in 70%.
+    The lower bound is the error less the 97.5% quantile of the noise. The upper bound
+    is that of the basic bootstrap: the error plus its distance from the 2.5% quantile
+    of the draws' errors. Both distances are multiplied by `small_sample_factor`. For
+    calibrated probabilities, whose error is 0, the interval contained 0 in at least 95%
+    of simulated samples of 200 to 5,000 rows; that of the basic bootstrap in 70%.
     """
     value = float(resampled["ece"].value)
     noise = float(np.quantile(resampled["ece_noise"].on_draws, 0.975))
