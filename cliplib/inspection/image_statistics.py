@@ -1,7 +1,8 @@
 """Statistics of an image that show no object: its edges, corners, brightness, detail.
 
-A probe that reads one of them alone, and still tells the classes apart, has found a
-shortcut: something other than what the images show (`cliplib.inspection.shortcuts`).
+A probe that reads only one of them, and still tells the classes apart, has found a
+shortcut: a difference between classes other than their objects (see
+`cliplib.inspection.shortcuts`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from scipy.ndimage import laplace
 from cliplib.data.arrays import Floats
 from cliplib.data.cache import ImageFunction
 
-# Side of a corner's or an edge's patch, as a share of the image's.
+# Width and height of the patch of a corner or an edge, as shares of the image's.
 PATCH_SHARE = 0.14
 # Width of the border, as a share of the shorter side.
 BORDER_SHARE = 0.04
-# A patch is reduced to so many squares a side; the centre of an image to twice so.
+# Number of squares a side to which a patch is reduced. A thumbnail has twice as many.
 PATCH_SIDE = 4
 
-# By name, where a patch lies: shares of the way from left to right, top to bottom.
+# Position of each patch: shares of the way from left to right and from top to bottom.
 PATCHES = {
     "top left corner": (0.0, 0.0),
     "top edge": (0.5, 0.0),
@@ -35,7 +36,7 @@ PATCHES = {
 
 
 def _squares(image: Image.Image, side: int) -> Floats:
-    """Return mean colours of side x side squares of an RGB image, flat."""
+    """Return the mean colours of side × side squares of an RGB image, flattened."""
     small = image.resize((side, side), Image.Resampling.BOX)
     return np.asarray(small, np.float64).ravel()
 
@@ -43,9 +44,10 @@ def _squares(image: Image.Image, side: int) -> Floats:
 def region(
     size: tuple[int, int], place: tuple[float, float], shares: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of a part of an image of a size.
+    """Return left, top, right and bottom of a part of an image, in pixels.
 
-    `shares` are of the image's width and height, `place` is one of `PATCHES`.
+    `size` is the image's width and height, and `shares` are those of the part. `place`
+    is a position as in `PATCHES`.
     """
     width = max(1, round(shares[0] * size[0]))
     height = max(1, round(shares[1] * size[1]))
@@ -55,14 +57,14 @@ def region(
 
 
 def _patch(image: Image.Image, place: tuple[float, float]) -> Floats:
-    """Return colours of 4 x 4 squares of a patch, and its standard deviation, (49,)."""
+    """Return the colours of a patch's 4 × 4 squares, and its std in grey, (49,)."""
     patch = image.crop(region(image.size, place, (PATCH_SHARE, PATCH_SHARE)))
     std = np.asarray(patch.convert("L"), np.float64).std()
     return np.append(_squares(patch, PATCH_SIDE), std)
 
 
 def _border(pixels: Floats) -> Floats:
-    """Return mean colour and std of the four sides of an image's border, (16,).
+    """Return the mean colour and std of each side of an image's border, (16,).
 
     `pixels` is (height, width, 3).
     """
@@ -73,9 +75,9 @@ def _border(pixels: Floats) -> Floats:
 
 
 def sharpness(grey: Image.Image) -> Floats:
-    """Return the focus of an image at its size, a half and a quarter of it, (3,).
+    """Return the sharpness of an image at full, half and quarter size, (3,).
 
-    It is the logarithm of the variance of the Laplacian.
+    It is log(1 + the variance of the Laplacian).
     """
     detail = []
     for scale in (1, 2, 4):
@@ -86,25 +88,25 @@ def sharpness(grey: Image.Image) -> Floats:
 
 
 def _blockiness(grey: Floats) -> float:
-    """Return how much larger steps are between JPEG's blocks of 8 pixels than in them.
+    """Return how much larger steps are between JPEG's 8 × 8 blocks than within them.
 
-    It is a logarithm of the ratio, 0 without blocks.
+    The result is the logarithm of their ratio, 0 without blocks. `grey` is (h, w).
     """
     between: list[float] = []
     within: list[float] = []
     for axis in (0, 1):
-        # The mean step from each row, or column, to the next.
+        # Mean absolute difference of each row, or column, from the next.
         steps = np.abs(np.diff(grey, axis=axis)).mean(axis=1 - axis)
-        leads_to_next_block = np.arange(len(steps)) % 8 == 7
-        between.extend(steps[leads_to_next_block])
-        within.extend(steps[~leads_to_next_block])
+        crosses_blocks = np.arange(len(steps)) % 8 == 7
+        between.extend(steps[crosses_blocks])
+        within.extend(steps[~crosses_blocks])
     if not between:
         return 0.0
     return float(np.log((np.mean(between) + 0.1) / (np.mean(within) + 0.1)))
 
 
 def _moments(pixels: Floats) -> Floats:
-    """Return mean, std and skewness of each colour of pixels (h, w, 3), (9,)."""
+    """Return mean, std and skewness of each channel of pixels (h, w, 3), (9,)."""
     flat = pixels.reshape(-1, 3)
     mean = flat.mean(axis=0)
     std = flat.std(axis=0)
@@ -113,27 +115,29 @@ def _moments(pixels: Floats) -> Floats:
 
 
 def _statistics(image: Image.Image) -> dict[str, Floats]:
-    """Return the statistics of an RGB image by name, each a row of numbers."""
+    """Return the statistics of an RGB image by name; each is a row of numbers."""
     pixels = np.asarray(image, np.float64)
     grey = image.convert("L")
     levels = np.asarray(grey, np.float64)
-    found = {name: _patch(image, place) for name, place in PATCHES.items()}
-    found["border"] = _border(pixels)
-    found["brightness"] = np.array([levels.mean(), levels.std()])
-    found["sharpness"] = sharpness(grey)
-    found["block edges"] = np.array([_blockiness(levels)])
-    found["colour moments"] = _moments(pixels)
-    found["thumbnail"] = _squares(image, 2 * PATCH_SIDE)
-    return found
+    return {
+        **{name: _patch(image, place) for name, place in PATCHES.items()},
+        "border": _border(pixels),
+        "brightness": np.array([levels.mean(), levels.std()]),
+        "sharpness": sharpness(grey),
+        "block edges": np.array([_blockiness(levels)]),
+        "colour moments": _moments(pixels),
+        "thumbnail": _squares(image, 2 * PATCH_SIDE),
+    }
 
 
 def _describe(images: list[Image.Image]) -> NDArray[np.float32]:
+    """Return all statistics of RGB images, a row for each image."""
     rows = [np.concatenate([*_statistics(image).values()]) for image in images]
     return np.array(rows, np.float32)
 
 
 def statistic_columns() -> dict[str, slice]:
-    """Return which columns of `image_statistics` belong to which statistic."""
+    """Return the columns of `image_statistics` that belong to each statistic."""
     columns = {}
     start = 0
     for name, numbers in _statistics(Image.new("RGB", (16, 16))).items():
@@ -143,4 +147,4 @@ def statistic_columns() -> dict[str, slice]:
 
 
 image_statistics = ImageFunction("picture_statistics_1", _describe)
-"""Of each image a row with all its statistics, float32, (n, 615)."""
+"""Computes a row with all statistics of each image, float32, (n, 615)."""

@@ -1,4 +1,4 @@
-"""Look-alikes: whether images are views of fewer things, by their features alone."""
+"""Look-alikes: images whose features suggest that they show the same things."""
 
 from __future__ import annotations
 
@@ -16,35 +16,38 @@ from cliplib.evaluation.intervals import Estimate, share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import out_of_fold_proba
 
-# The images look like views of fewer things where a quarter of cosines reach it. Chosen
-# on development folders of tests/benchmarks/verdict.py, of which no clean one is above,
-# and on the first draw of pairs.py.
+# Upper quartile of the nearest cosines from which on images count as views of fewer
+# things. It was chosen on the development folders of tests/benchmarks/verdict.py, of
+# which no clean one reaches it, and on the first draw of pairs.py.
 MIN_UPPER_QUARTILE = 0.8
-# Clusters are joined while the mean cosine between their images is above.
+# Least mean cosine between two clusters that are joined.
 OF_ONE_CLUSTER = 0.5
-# With more, no clusters are formed: they take memory n².
+# Largest number of groups that are clustered; the memory grows with its square.
 MOST_GROUPS = 10_000
 MOST_PAIRS = 6
+# Number of rows whose cosines with all rows are in memory together.
 BATCH_SIZE = 1_000
 
 
 @dataclass(frozen=True, eq=False)
 class LookAlikes:
-    """How alike images of different groups are.
+    """How similar images of different groups are.
 
     Attributes
     ----------
     upper_quartile
-        Of the images' cosines with their nearest image of another group, of features
-        standardised within classes.
+        Upper quartile of the images' cosines with their nearest image of another group.
+        Features are standardised within classes.
     pairs
-        Two rows and their cosine; six at most, from the most alike to the quartile.
+        At most six pairs of rows with their cosine, from the most similar to the upper
+        quartile.
     n_clusters
-        How many clusters of look-alikes there are, with whole groups.
+        Number of clusters of look-alikes; a cluster consists of whole groups.
     accuracy
-        Right answers of a probe in folds that keep clusters together: a lower bound,
-        since clusters join images that are alike for other reasons, too. None where
-        images are not that alike, or a class has fewer clusters than there are folds.
+        Accuracy of a probe in folds that keep clusters together. It is a lower bound,
+        because clusters also join images that are similar for other reasons. None if
+        `looks_like_views` is false, if there are too many groups, or if a class has
+        fewer clusters than there are folds.
     """
 
     upper_quartile: float
@@ -54,26 +57,26 @@ class LookAlikes:
 
     @property
     def looks_like_views(self) -> bool:
-        """Whether the images look like views of fewer things."""
+        """Whether the images look like several views of the same things."""
         return self.upper_quartile >= MIN_UPPER_QUARTILE
 
 
 def look_alikes(
     table: FeatureTable, probe: Any, *, n_splits: int = 5, seed: int = 0
 ) -> LookAlikes:
-    """Measure how alike images of different groups are, and what that may hide.
+    """Measure how similar images of different groups are, and what that may hide.
 
     Parameters
     ----------
     table
         Features in the readout "deep", labels and groups of n images.
     probe
-        A scikit-learn classifier, tested by clusters where images are very alike.
+        A scikit-learn classifier, which is tested by clusters if images are similar.
     n_splits, seed
-        Number of folds, and seed of their draw.
+        Number of folds, and random seed of their draw.
     """
-    # Where classes lie far apart, all images of one class are alike beside the others.
-    # Without the mean of its class, an image differs by the thing that it shows.
+    # If classes are far apart, all images of one class are similar in comparison with
+    # the other classes. Without its class's mean, only an image's own content is left.
     by_class = pd.DataFrame(table.features).groupby(table.labels)
     centred = table.features - by_class.transform("mean").to_numpy()
     rows = normalize(StandardScaler().fit_transform(centred))
@@ -89,12 +92,12 @@ def look_alikes(
 
 
 def _nearest(rows: Features, groups: Ints) -> tuple[Ints, NDArray[np.float32]]:
-    """Return each row's nearest row of another group, and their cosine, (n,) both."""
+    """Return each row's nearest row of another group, (n,), and its cosine, (n,)."""
     neighbours = []
     cosines = []
     for batch in row_batches(len(rows), BATCH_SIZE):
         cosine = rows[batch] @ rows.T
-        cosine[groups[batch, None] == groups] = -1
+        cosine[groups[batch, None] == groups] = -1  # excludes the row's own group
         neighbours.append(cosine.argmax(axis=1))
         cosines.append(cosine.max(axis=1))
     return np.concatenate(neighbours), np.concatenate(cosines)
@@ -103,20 +106,20 @@ def _nearest(rows: Features, groups: Ints) -> tuple[Ints, NDArray[np.float32]]:
 def _pairs(
     neighbour: Ints, cosine: NDArray[np.float32]
 ) -> list[tuple[int, int, float]]:
-    """Return pairs of nearest rows, evenly from the most alike to the quartile."""
+    """Return pairs of nearest rows, evenly from the most similar to the quartile."""
     rows = np.arange(len(cosine))
     first = np.minimum(rows, neighbour)
     second = np.maximum(rows, neighbour)
     pairs = pd.DataFrame({"a": first, "b": second, "cosine": cosine})
-    alike = pairs[cosine >= np.quantile(cosine, 0.75)].drop_duplicates(["a", "b"])
-    alike = alike.sort_values("cosine", ascending=False, kind="stable")
-    places = np.linspace(0, len(alike) - 1, min(MOST_PAIRS, len(alike)))
-    chosen = alike.iloc[places.round().astype(int)]
+    similar = pairs[cosine >= np.quantile(cosine, 0.75)].drop_duplicates(["a", "b"])
+    similar = similar.sort_values("cosine", ascending=False, kind="stable")
+    places = np.linspace(0, len(similar) - 1, min(MOST_PAIRS, len(similar)))
+    chosen = similar.iloc[places.round().astype(int)]
     return [*chosen.itertuples(index=False, name=None)]
 
 
 def _clusters(rows: Features, groups: Ints) -> Ints:
-    """Return clusters of groups by average linkage of their mean rows, (n,)."""
+    """Return each row's cluster, (n,), by average linkage of the groups' mean rows."""
     means = pd.DataFrame(rows).groupby(groups).mean()
     tree = linkage(means, "average", "cosine")
     clusters = fcluster(tree, 1 - OF_ONE_CLUSTER, "distance")
@@ -126,7 +129,10 @@ def _clusters(rows: Features, groups: Ints) -> Ints:
 def _accuracy_by(
     clusters: Ints, table: FeatureTable, probe: Any, n_splits: int, seed: int
 ) -> Estimate | None:
-    """Return a probe's accuracy in folds that keep clusters whole, or None."""
+    """Return a probe's accuracy in folds that keep clusters whole.
+
+    It is None if a class has fewer clusters than there are folds.
+    """
     clusters_of_class = pd.Series(clusters).groupby(table.labels).nunique()
     if clusters_of_class.min() < n_splits:
         return None

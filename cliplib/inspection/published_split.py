@@ -1,4 +1,4 @@
-"""The split that a folder comes with: what it hides, and a better one."""
+"""The published split of a folder: the leaks that it has, and a split without them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ BY_GROUP = "by group"
 
 @dataclass(frozen=True, eq=False)
 class PublishedSplit:
-    """What a folder's published split says of a probe, and what other protocols say.
+    """The accuracy of a probe on a folder's published split, and by other protocols.
 
     Attributes
     ----------
     accuracy_by_protocol
-        images (their number) and right (the accuracy, an `Estimate`): on the published
-        test part, by a probe trained on the training part; in folds by image; in folds
-        that keep copies together; in folds that keep groups together.
+        images (their number) and right (the accuracy, an `Estimate`), a row for each
+        protocol: the published split; folds by image; folds that keep copies together;
+        and folds that keep groups together.
     shared
-        Test images that have a copy or a group in training: file, label, with_file (the
-        first such training image) and by, "copy" or "group".
+        Test images with a copy, or an image of their group, in training: file, label,
+        with_file (the first such training image) and by ("copy" or "group").
     """
 
     accuracy_by_protocol: pd.DataFrame
@@ -53,18 +53,19 @@ def evaluate_published_split(
     Parameters
     ----------
     table
-        Features, splits, copies and groups.
+        Features, labels, splits, copies and groups.
     probe
         A scikit-learn classifier.
     by_image, by_group
-        Its accuracy in folds that separate images of a group, and in those that do not.
+        Its accuracy in folds that may separate the images of a group, and in folds that
+        keep groups whole.
     n_splits, seed
-        Number of folds, and seed of their draw and of the intervals.
+        Number of folds, and random seed of their draw and of the intervals.
 
     Returns
     -------
     PublishedSplit or None
-        None where there is no test part, or a class is missing in training.
+        None if there is no test part, or a class is missing in the training part.
     """
     is_train = table.splits == "train"
     is_test = table.splits == "test"
@@ -72,8 +73,8 @@ def evaluate_published_split(
         return None
     share = partial(share_with_interval, seed=seed)
     test = table.select(is_test)
-    answers = fit_with_groups(probe, table.select(is_train)).predict(test.features)
-    on_test = share(answers == test.labels, groups=test.groups)
+    fitted = fit_with_groups(probe, table.select(is_train))
+    on_test = share(fitted.predict(test.features) == test.labels, groups=test.groups)
     proba = out_of_fold_proba(
         probe, table, groups=table.copies, n_splits=n_splits, seed=seed
     )
@@ -92,15 +93,15 @@ def evaluate_published_split(
 
 
 def _shared(table: FeatureTable, is_train: Any, is_test: Any) -> pd.DataFrame:
-    """List test images with a copy in training, then those with a group there."""
+    """List test images with a copy in training, then others with their group there."""
     parts = []
     for by, groups in (("copy", table.copies), ("group", table.groups)):
         files = _files(table).assign(group=groups)
-        in_training = files[is_train].drop_duplicates("group").set_index("group")
-        with_file = in_training["file"].rename("with_file")
-        found = files[is_test].join(with_file, on="group").dropna()
-        parts.append(found.assign(by=by))
-    shared = pd.concat(parts).drop_duplicates("file")  # a copy before a group
+        first_in_training = files[is_train].drop_duplicates("group")
+        training_file = first_in_training.set_index("group")["file"].rename("with_file")
+        part = files[is_test].join(training_file, on="group").dropna()
+        parts.append(part.assign(by=by))
+    shared = pd.concat(parts).drop_duplicates("file")  # keeps "copy", which comes first
     return shared[["file", "label", "with_file", "by"]].reset_index(drop=True)
 
 
@@ -109,14 +110,14 @@ def corrected_splits(
 ) -> pd.DataFrame:
     """Return a training, validation and test part, and folds, that keep groups whole.
 
-    About a fifth of each class's groups are the test part, and a fifth of the others
-    the validation part.
+    The test part has about a fifth of each class's groups, and the validation part a
+    fifth of the remaining ones.
 
     Returns
     -------
     DataFrame
-        file, label, group, split ("train", "val" or "test") and fold, from 1 to
-        `n_splits`, a row for each image.
+        A row for each image: file, label, group, split ("train", "val" or "test") and
+        fold (from 1 to `n_splits`).
 
     Raises
     ------
@@ -134,7 +135,7 @@ def corrected_splits(
 
 
 def _files(table: FeatureTable) -> pd.DataFrame:
-    """Return file, label and group, a row for each image."""
+    """Return a table of file, label and group, with a row for each image."""
     return pd.DataFrame(
         {
             "file": table.ids.astype(object),

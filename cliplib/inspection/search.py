@@ -15,7 +15,7 @@ from cliplib.data.arrays import Features, Ints, row_batches
 from cliplib.encoders.encoder import Encoder, check_made_by
 from cliplib.features.table import FeatureTable
 
-# Queries whose similarities to all gallery rows are in memory together.
+# Number of queries whose similarities to all gallery rows are in memory together.
 BATCH_SIZE = 512
 
 
@@ -33,32 +33,33 @@ def search(
     Parameters
     ----------
     queries
-        Features (q, d); or, with an `encoder`, one text or several.
+        Features (q, d), or, if an `encoder` is given, one or several texts.
     gallery
-        Features (n, d), or a feature table. For texts they are the projected ones, or
-        of a table in a readout that contains the pooled ones.
+        Features (n, d), or a feature table. To be searched by texts, features must be
+        projected, and a table's readout must contain the pooled features.
     k
-        How many. All queries get fewer where the gallery has fewer rows, or where one
-        of them has fewer groups to choose from.
+        Number of rows for each query. All queries get fewer if the gallery has fewer
+        rows, or if one query has fewer groups to choose from.
     encoder
-        What made the gallery, to read texts; without it, queries are features.
+        The encoder that made the gallery; it encodes the texts.
     groups
-        Groups of the gallery's rows (n,), such as near-duplicates: only the nearest row
-        of each group is returned.
+        Groups of the gallery's rows, (n,), such as near-duplicates: only the nearest
+        row of each group is returned.
     query_groups
-        Groups of the queries (q,): no row of a query's own group is returned.
+        Groups of the queries, (q,): no row of a query's own group is returned.
 
     Returns
     -------
-    Row numbers (q, m) int64, and cosines (q, m) float32, where m is k or fewer.
+    Row numbers (q, m) int64, and cosines (q, m) float32, where m is at most k.
 
     Raises
     ------
     TypeError
-        If the encoder reads no texts, or is none, beside a table.
+        If the encoder cannot encode texts, or `encoder` is not an encoder.
     ValueError
-        If there is no query, `k` is less than 1, there are groups of the queries but
-        not of the gallery, texts lack an encoder, or another one made the table.
+        If there is no query, `k` is less than 1, the queries have groups but the
+        gallery has none, texts are given without an encoder, or the table was made by
+        another encoder.
     """
     if groups is None and query_groups is not None:
         raise ValueError(
@@ -81,37 +82,38 @@ def search(
 def _nearest_of_each_group(
     queries: Any, gallery: Any, groups: Ints, query_groups: Ints | None, k: int
 ) -> tuple[Ints, Features]:
-    """Return what `search` returns where the gallery's rows have groups, (n,)."""
-    rows_found = []
-    cosines_found = []
+    """Search as `search` does if the gallery's rows have groups, (n,)."""
+    rows_by_query = []
+    cosines_by_query = []
     for query, cosines in enumerate(each_query(queries, gallery)):
         nearest_first = np.argsort(-cosines, kind="stable")
-        groups_in_order = pd.Series(groups[nearest_first])
-        is_wanted = ~groups_in_order.duplicated()
+        sorted_groups = pd.Series(groups[nearest_first])
+        is_kept = ~sorted_groups.duplicated()
         if query_groups is not None:
-            is_wanted &= groups_in_order != query_groups[query]
-        rows = nearest_first[is_wanted][:k]
-        rows_found.append(rows)
-        cosines_found.append(cosines[rows])
-    n_found = min(map(len, rows_found))
+            is_kept &= sorted_groups != query_groups[query]
+        rows = nearest_first[is_kept][:k]
+        rows_by_query.append(rows)
+        cosines_by_query.append(cosines[rows])
+    m = min(map(len, rows_by_query))
     return (
-        np.stack([rows[:n_found] for rows in rows_found]),
-        np.stack([cosines[:n_found] for cosines in cosines_found], dtype=np.float32),
+        np.stack([rows[:m] for rows in rows_by_query]),
+        np.stack([cosines[:m] for cosines in cosines_by_query], dtype=np.float32),
     )
 
 
 def _features_of(
     queries: Any, gallery: ArrayLike | FeatureTable, encoder: Encoder | None
 ) -> tuple[Any, Any]:
-    """Return features of queries (q, d) and of a gallery (n, d), which may be a table.
+    """Return comparable features of queries (q, d) and of a gallery (n, d).
 
-    With an encoder, queries are texts, and a table is projected to where they are.
+    With an encoder, the queries are texts, and a table's features are projected into
+    the space that they share with texts.
     """
     if encoder is None:
         if np.asarray(queries).dtype.kind == "U":
             raise ValueError("Give encoder=, what made the gallery, to read texts.")
-        rows = gallery.features if isinstance(gallery, FeatureTable) else gallery
-        return queries, rows
+        is_table = isinstance(gallery, FeatureTable)
+        return queries, gallery.features if is_table else gallery
     if not isinstance(gallery, FeatureTable):
         return encoder.encode_texts(queries), gallery
     check_made_by(gallery.provenance, encoder)
@@ -120,7 +122,7 @@ def _features_of(
 
 
 def each_query(queries: ArrayLike, gallery: ArrayLike) -> Iterator[Features]:
-    """Yield for each of the queries (q, d) its cosines with all gallery rows, (n,)."""
+    """Yield each query's cosines (n,) with all gallery rows; queries are (q, d)."""
     query_rows = np.asarray(queries)
     for batch in row_batches(len(query_rows), BATCH_SIZE):
         yield from cosine_similarity(query_rows[batch], gallery)

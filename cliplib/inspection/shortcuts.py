@@ -1,8 +1,8 @@
 """Shortcuts: probes that see no object, and still tell the classes apart.
 
-Where such a probe is nearly as good as CLIP, CLIP may see no more than it does: the
-classes differ by a border, a time stamp, a camera (Geirhos et al., Nature Machine
-Intelligence 2, 2020, 665-673, call what is learned then a shortcut).
+If such a probe is nearly as good as CLIP's, CLIP's may use no more than it does, such
+as a border, a time stamp or a camera by which the classes differ. Geirhos et al.
+(Nature Machine Intelligence 2, 2020, 665-673) call this shortcut learning.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from cliplib.inspection.image_statistics import (
 )
 from cliplib.probes.out_of_fold import fit_folds, predict_fits, table_folds
 
-# Statistics that inform only: the colour of a fruit is content.
+# Statistics that are no evidence of a shortcut: the colour of a fruit is content.
 COLOURS = ("colour moments", "thumbnail")
-# Statistics of a whole image.
+# Statistics of the whole image.
 WHOLE = ("brightness", "sharpness", "block edges", *COLOURS)
-# Fields whose order counts, beside their values.
+# Fields of files that are numbers.
 NUMBERS = ("aspect", "quality")
-# Of a field's values, the most frequent have a column each.
+# Largest number of a field's values that get a column; the most frequent ones do.
 MOST_VALUES = 20
-# No comparison with it is true, and tables show it as a dash: it needs no case.
+# A missing estimate: all comparisons with it are false, and tables show a dash.
 NOT_MEASURED = Estimate(np.nan, np.nan, np.nan)
 
 
@@ -51,20 +51,19 @@ class Shortcut:
     Attributes
     ----------
     name
-        What it reads: one of `statistic_columns`, or a column of `Audit.fields`.
+        What the probe reads: one of `statistic_columns`, or a column of `Audit.fields`.
     accuracy, balanced
-        Shares of right answers out of fold by group, of all images and as the mean over
-        classes.
+        Its accuracy and its balanced accuracy, out of fold by group.
     relative_gain
-        What part it reaches of CLIP's gain in balanced accuracy over chance.
+        Its gain in balanced accuracy over chance, as a share of CLIP's gain.
     most_separable_class, auroc
-        The class that it tells best from all others, as its number, and the area under
-        the ROC curve of that.
+        Number of the class that it tells best from all others, and the area under the
+        ROC curve of this class.
     examples
-        Rows of images that the probe gets right, of each class the two surest, if any.
+        Rows of correctly classified images: the two most confident ones of each class.
     swap_cost
-        How much of the probability of the right class CLIP's probe loses when this is
-        that of an image of another class; NaN where that was not measured: see
+        Probability of the right class that CLIP's probe loses if an image gets this
+        statistic from an image of another class; NaN if it was not measured. See
         `cliplib.inspection.swaps`.
     """
 
@@ -79,7 +78,7 @@ class Shortcut:
 
     @property
     def place(self) -> str:
-        """Where it looks, as in a sentence: "in the bottom left corner"."""
+        """Where the probe looks, for use in a sentence: "in the top left corner"."""
         if self.name in PATCHES:
             return f"{'at' if 'edge' in self.name else 'in'} the {self.name}"
         if self.name == "border":
@@ -100,27 +99,28 @@ def probe_shortcuts(
     """Classify images by what shows no object, in folds that keep groups whole.
 
     Each probe is a logistic regression on one statistic of the image or one field of
-    the file, classes weighted alike. A field with one value has no probe.
+    the file, in which classes have equal weights. A statistic or field that is the same
+    for all images has no probe.
 
     Parameters
     ----------
     table
-        Labels, classes and groups of n images; its features are not read.
+        Labels, classes and groups of n images; the features are not used.
     images
         The images, (n,).
     fields
-        What their files say of themselves: see `Audit.fields`.
+        Metadata of the image files: see `Audit.fields`.
     of_clip
-        CLIP's balanced accuracy, out of the same folds.
+        Balanced accuracy of CLIP's probe in the same folds.
     n_splits, seed
-        Of the folds.
+        Number of folds, and random seed of their draw.
     cache
-        Where statistics of images are kept.
+        Cache of the images' statistics.
 
     Returns
     -------
     list of Shortcut
-        All probes, the one with the largest share of CLIP's gain first.
+        A result for each probe, the largest share of CLIP's gain first.
     """
     inputs = _inputs(images, fields, cache)
     folds = table_folds(table, n_splits, seed)
@@ -128,35 +128,33 @@ def probe_shortcuts(
         StandardScaler(),
         LogisticRegression(C=0.1, class_weight="balanced", max_iter=200, tol=1e-3),
     )
-    with one_thread():  # on so few numbers, two take four times as long
-        proba = {}
+    with one_thread():  # on so few numbers, two threads take four times as long
+        proba_by_name = {}
         for name, numbers in inputs.items():
-            read = table.with_features(numbers)
-            proba[name] = predict_fits(fit_folds(probe, read, folds), read)
+            inputs_table = table.with_features(numbers)
+            fits = fit_folds(probe, inputs_table, folds)
+            proba_by_name[name] = predict_fits(fits, inputs_table)
 
     chance = 1 / len(table.classes)
     shortcuts = []
-    for name, probabilities in proba.items():
-        found = evaluate(
-            table.labels,
-            probabilities.argmax(axis=1),
-            table.classes,
-            groups=table.groups,
-            seed=seed,
+    for name, proba in proba_by_name.items():
+        predicted = proba.argmax(axis=1)
+        evaluation = evaluate(
+            table.labels, predicted, table.classes, groups=table.groups, seed=seed
         )
-        balanced = found.estimate("balanced_accuracy")
+        balanced = evaluation.estimate("balanced_accuracy")
         areas = [
-            roc_auc_score(table.labels == label, probabilities[:, label])
+            roc_auc_score(table.labels == label, proba[:, label])
             for label in range(len(table.classes))
         ]
         shortcut = Shortcut(
             name=name,
-            accuracy=found.estimate("accuracy"),
+            accuracy=evaluation.estimate("accuracy"),
             balanced=balanced,
             relative_gain=relative_gain(balanced, of_clip, chance),
             most_separable_class=int(np.argmax(areas)),
             auroc=max(areas),
-            examples=_surest(table, probabilities),
+            examples=_most_confident(table, proba),
         )
         shortcuts.append(shortcut)
     return sorted(shortcuts, key=_strength, reverse=True)
@@ -165,9 +163,9 @@ def probe_shortcuts(
 def _inputs(
     images: Sequence[ImageSource], fields: pd.DataFrame, cache: ResultCache | None
 ) -> dict[str, Floats]:
-    """Return what each probe reads of n images, (n, m), by name.
+    """Return the inputs (n, m) of each probe for n images, by name.
 
-    What is the same for all images is left out.
+    Inputs that are the same for all images are left out.
     """
     (statistics,) = map_images(images, image_statistics, cache=cache)
     inputs: dict[str, Floats] = {
@@ -178,20 +176,21 @@ def _inputs(
 
 
 def strongest(shortcuts: Sequence[Shortcut]) -> Shortcut | None:
-    """Return the first of those sorted that is no colour; None where there is none."""
+    """Return the first sorted shortcut that is not a colour, or None without one."""
     return next((s for s in shortcuts if s.name not in COLOURS), None)
 
 
 def _strength(shortcut: Shortcut) -> tuple[float, float]:
-    """Order by the share of CLIP's gain, and by accuracy where none is shown."""
+    """Return what shortcuts are sorted by: relative gain, then balanced accuracy."""
     share = shortcut.relative_gain.value
     return (-np.inf if np.isnan(share) else share), shortcut.balanced.value
 
 
 def _encode_field(values: pd.Series) -> Floats:
-    """Return a field's most frequent values as columns of 0 and 1, (n, m).
+    """Encode a field of n files as numbers, (n, m).
 
-    A size adds its width and height, a number itself.
+    Each of the most frequent values is a column of 0 and 1. A numerical field is added
+    as a column, and a size as the logarithms of width and height.
     """
     texts = values.astype(str)
     frequent = texts.value_counts().index[:MOST_VALUES]
@@ -205,25 +204,26 @@ def _encode_field(values: pd.Series) -> Floats:
 
 
 def relative_gain(reached: Estimate, of_clip: Estimate, chance: float) -> Estimate:
-    """Return what part a share reaches of CLIP's gain over chance, which is held fixed.
+    """Return the gain of an accuracy over chance, as a share of CLIP's gain.
 
-    It is NaN where no gain of CLIP is shown.
+    CLIP's gain is held fixed: the interval is that of `reached` alone. The result is
+    NaN if CLIP is not significantly better than chance.
     """
     if of_clip.low <= chance:
         return NOT_MEASURED
     gain = of_clip.value - chance
-    return Estimate(*((end - chance) / gain for end in reached))
+    return Estimate(*((number - chance) / gain for number in reached))
 
 
-def _surest(table: FeatureTable, proba: Floats) -> list[int]:
-    """Return, class by class, the rows of the two surest right answers, if any.
+def _most_confident(table: FeatureTable, proba: Floats) -> list[int]:
+    """Return the rows of each class's two most confident right answers, if any.
 
-    The two are of different groups.
+    The two rows are of different groups.
     """
     examples: list[int] = []
     predicted = proba.argmax(axis=1)
     for label in range(len(table.classes)):
         rows = np.flatnonzero((table.labels == label) & (predicted == label))
-        surest_first = rows[np.argsort(-proba[rows, label], kind="stable")]
-        examples += one_of_each_group(surest_first, table.groups)[:2].tolist()
+        by_confidence = rows[np.argsort(-proba[rows, label], kind="stable")]
+        examples += one_of_each_group(by_confidence, table.groups)[:2].tolist()
     return examples

@@ -1,7 +1,8 @@
-"""Subgroups of a class: parts of it that came another way, and differ in accuracy.
+"""Subgroups of a class: parts of it that have another origin, and another accuracy.
 
-A class may be made of two archives. Where they differ by names, cameras or sizes, and a
-probe is right in one and wrong in the other, its accuracy is that of a mixture.
+A class may consist of two archives that differ in file names, cameras or image sizes.
+If a probe is right in one of them and wrong in the other, its accuracy for the class is
+that of a mixture.
 """
 
 from __future__ import annotations
@@ -20,43 +21,41 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cliplib.data.arrays import Ints
-from cliplib.evaluation.intervals import (
-    NORMAL_QUANTILE,
-    Estimate,
-    share_with_interval,
-)
+from cliplib.evaluation.intervals import NORMAL_QUANTILE, Estimate, share_with_interval
 from cliplib.features.groups import one_of_each_group
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.name_forms import name_forms
 
 FORM = "form of name"
 CLUSTER = "cluster"
-# Two parts of a class differ in accuracy where it differs by more.
+# Difference in accuracy that a part of a class has to exceed to be reported.
 LEAST_DIFFERENCE = 0.2
-# A part of fewer groups is not looked at.
+# Least number of groups of a part, and of the rest of its class, to be compared.
 LEAST_GROUPS = 10
-# Of all comparisons together (Bonferroni).
+# Significance level of all comparisons together (Bonferroni).
 SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Subgroup:
-    """A part of a class that differs from the rest of it.
+    """A part of a class that differs from the rest of the class.
 
     Attributes
     ----------
     by
-        "form of name", "camera", "size" or "cluster" (of deep features).
+        What divides the class: "form of name", "camera", "size" or "cluster" (of deep
+        features).
     class_name, name
-        The class, and what its part is called.
+        Names of the class and of its part.
     n_images
-        Of the part.
+        Number of images of the part.
     accuracy, accuracy_of_rest
-        Of the part, and of all other images of the class.
+        Accuracy for the part, and for all other images of the class.
     examples
         Four rows of the part, then four of the rest.
     only_here
-        Whether no other class has names of this form, while the class has others.
+        Whether no other class has file names of this form, while the class also has
+        file names of other forms.
     """
 
     by: str
@@ -77,28 +76,28 @@ class Subgroup:
 def find_subgroups(
     table: FeatureTable, predicted: Ints, fields: pd.DataFrame, *, seed: int = 0
 ) -> list[Subgroup]:
-    """Name parts of classes that differ in accuracy, or have names of their own form.
+    """Find parts of classes that differ in accuracy, or in the form of file names.
 
-    A part is named where its accuracy and that of the rest differ by more than 20
-    points, and by more than chance (5% of all comparisons together); or where names of
-    its form are in one class only. Images of a class fall into clusters in any case:
-    hard ones and easy ones.
+    A part is returned if its accuracy differs from that of the rest of its class by
+    more than 20 points and significantly (5% for all comparisons together), or if only
+    one class has file names of its form. Since any class can be divided into clusters,
+    a cluster may just contain the harder images.
 
     Parameters
     ----------
     table
         Deep features, labels, ids and groups of n images.
     predicted
-        Out-of-fold answers, (n,).
+        Labels predicted out of fold, (n,).
     fields
-        "camera" and "size" of their files: see `Audit.fields`.
+        "camera" and "size" of the image files: see `Audit.fields`.
     seed
-        Of clusters and bootstrap draws.
+        Random seed of the clusters and the bootstrap draws.
 
     Returns
     -------
     list of Subgroup
-        The largest difference first.
+        The subgroups, the largest difference first.
     """
     divisions = {
         FORM: np.array(name_forms(table.ids.tolist(), table.label_names.tolist())),
@@ -106,44 +105,46 @@ def find_subgroups(
         CLUSTER: _clusters(table, seed),
     }
     is_correct = predicted == table.labels
+
+    def accuracy(rows: Ints) -> Estimate:
+        groups = table.groups[rows]
+        return share_with_interval(is_correct[rows], groups=groups, seed=seed)
+
     candidates = list(_candidates(table, divisions))
-    found = []
+    subgroups = []
     for by, label, name, part, rest in candidates:
-        accuracy, accuracy_of_rest = (
-            share_with_interval(is_correct[rows], groups=table.groups[rows], seed=seed)
-            for rows in (part, rest)
-        )
+        names_elsewhere = divisions[by][table.labels != label]
         subgroup = Subgroup(
             by=by,
             class_name=table.classes[label],
             name=name,
             n_images=len(part),
-            accuracy=accuracy,
-            accuracy_of_rest=accuracy_of_rest,
-            examples=[*_four_of(table, part), *_four_of(table, rest)],
-            only_here=by == FORM and name not in divisions[by][table.labels != label],
+            accuracy=accuracy(part),
+            accuracy_of_rest=accuracy(rest),
+            examples=[*_spread_rows(table, part), *_spread_rows(table, rest)],
+            only_here=by == FORM and name not in names_elsewhere,
         )
-        if subgroup.only_here or _is_large_and_significant(
-            subgroup.difference, len(candidates)
-        ):
-            found.append(subgroup)
-    return sorted(found, key=lambda subgroup: -abs(subgroup.difference.value))
+        differs = _is_large_and_significant(subgroup.difference, len(candidates))
+        if subgroup.only_here or differs:
+            subgroups.append(subgroup)
+    return sorted(subgroups, key=lambda subgroup: -abs(subgroup.difference.value))
 
 
 def _candidates(
     table: FeatureTable, divisions: Mapping[str, NDArray[Any]]
 ) -> Iterator[tuple[str, int, str, Ints, Ints]]:
-    """Yield what divides, class, name of the part, its rows, and those of the rest.
+    """Yield each part of a class that can be compared with the rest of the class.
 
-    Both the part and the rest of its class have ten groups at least.
+    The items are the name of the division, the class, the name of the part, its rows,
+    and the rows of the rest. Both have at least `LEAST_GROUPS` groups.
     """
     for by, values in divisions.items():
         for label in np.unique(table.labels):
             in_class = table.labels == label
             names = np.unique(values[in_class])
             if len(names) == 2 and by != FORM:
-                # The second part is the rest of the first: one comparison is enough. A
-                # form of names may be of this class only, and so each is looked at.
+                # The second part is the rest of the first: one comparison is enough.
+                # Forms of names are both kept, as only one may be unique to the class.
                 names = names[:1]
             for name in names:
                 part = np.flatnonzero(in_class & (values == name))
@@ -154,7 +155,7 @@ def _candidates(
 
 
 def _clusters(table: FeatureTable, seed: int) -> Ints:
-    """Divide each class in two by its features, (n,): 0 and 1."""
+    """Divide each class into two clusters by its features: 0 and 1, (n,)."""
     divide = make_pipeline(
         StandardScaler(),
         PCA(10, random_state=seed),
@@ -168,18 +169,18 @@ def _clusters(table: FeatureTable, seed: int) -> Ints:
     return clusters
 
 
-def _four_of(table: FeatureTable, rows: Ints) -> list[int]:
-    """Return four of some rows, of different groups, from first to last."""
-    one_a_group = one_of_each_group(rows, table.groups)
-    places = np.linspace(0, len(one_a_group) - 1, 4).round().astype(int)
-    return [int(row) for row in one_a_group[places]]
+def _spread_rows(table: FeatureTable, rows: Ints) -> list[int]:
+    """Return four of the given rows, of different groups, evenly from first to last."""
+    row_of_each_group = one_of_each_group(rows, table.groups)
+    places = np.linspace(0, len(row_of_each_group) - 1, 4).round().astype(int)
+    return [int(row) for row in row_of_each_group[places]]
 
 
 def _is_large_and_significant(difference: Estimate, n_comparisons: int) -> bool:
-    """Tell a difference of more than 20 points that is not chance.
+    """Tell whether a difference exceeds `LEAST_DIFFERENCE` and is significant.
 
-    Its standard error follows from its interval; the level is divided by the number of
-    comparisons.
+    The standard error is derived from the interval. The significance level is divided
+    by the number of comparisons.
     """
     if abs(difference.value) <= LEAST_DIFFERENCE:
         return False

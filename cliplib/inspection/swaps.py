@@ -1,8 +1,8 @@
-"""Swaps, which show whether a probe uses what tells the classes without any object.
+"""Swaps of image statistics, which show whether a probe relies on a shortcut.
 
-That the corners of two classes differ does not show that a probe looks at corners. So
-images get the corner, the brightness or the sharpness of an image of another class, and
-for comparison that of an image of their own class: any swap costs something.
+If the corners of two classes differ, a probe need not look at corners. So images get
+the corner, the brightness or the sharpness of an image of another class. Since any swap
+costs something, they also get that of another image of their own class, for comparison.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from cliplib.inspection.image_statistics import (
 from cliplib.inspection.shortcuts import NOT_MEASURED, Shortcut
 from cliplib.probes.out_of_fold import Fit
 
-# AUROC from which on a statistic tells a class so well that it is swapped.
+# Least AUROC, for the class that it identifies best, of a statistic that is swapped.
 MIN_AUROC = 0.8
-# So many are swapped, those that tell a class best.
+# Largest number of statistics that are swapped: those with the highest AUROC.
 MOST_STATISTICS = 2
-# So many images get them at most, half of these of the class that is told best.
+# Largest number of images that are altered; half belong to the class identified best.
 MOST_IMAGES = 60
-# Pixels of the longer side of images that are altered; CLIP sees fewer.
+# Longer side, in pixels, to which images are reduced; CLIP sees fewer pixels.
 MOST_SIDE = 640
-# Of the Gaussian blurs that are tried, in pixels.
+# Radii in pixels of the Gaussian blurs that are tried.
 RADII = (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0, 4.0, 6.0)
 
-# Returns the first of two RGB images with one statistic of the second.
+# A function of two RGB images that gives the first one a statistic of the second.
 Swap = Callable[[Image.Image, Image.Image], Image.Image]
 
 
@@ -56,33 +56,34 @@ def measure_swaps(
     *,
     seed: int = 0,
 ) -> list[Shortcut]:
-    """Measure whether a probe uses the statistics that tell a class best.
+    """Measure whether a probe uses the statistics that identify a class best.
 
-    Each is swapped between images that the probe was not trained on, of the class that
-    it tells best and of all others. That is not done with fields of files.
+    Each statistic is swapped between images of the class that it identifies best and
+    images of all other classes, none of which the probe was trained on. Fields of files
+    are not swapped.
 
     Parameters
     ----------
     shortcuts
-        What `probe_shortcuts` returns.
+        The result of `probe_shortcuts`.
     fits
         CLIP's probe, fitted in each fold.
     table
-        What it was fitted on, with the groups that are kept together.
+        The table that it was fitted on, with groups.
     encoder
-        The one that made the table.
+        The encoder that made the table.
     images
-        The files of the table's rows, (n,).
+        The images of the table's rows, (n,).
     seed
-        Of the draw of images.
+        Random seed of the draw of images.
 
     Returns
     -------
     list of Shortcut
-        The same in the same order, with their `swap_cost` where it was measured.
+        The shortcuts in the same order, with `swap_cost` if it was measured.
     """
     separable = [s for s in shortcuts if s.name in SWAPS and s.auroc >= MIN_AUROC]
-    # Of equal ones, those that change more of the image come first.
+    # The highest AUROC first; of equal ones, the swap that changes most of an image.
     separable.sort(key=lambda s: (-round(s.auroc, 2), [*SWAPS].index(s.name)))
     cost_of = {
         shortcut.name: _cost(shortcut, fits, table, encoder, images, seed)
@@ -102,31 +103,32 @@ def _cost(
     images: Sequence[ImageSource],
     seed: int,
 ) -> Estimate:
-    """Return what another class's statistic costs more than one of the own class.
+    """Return how much more a swap costs with another class than with the own class.
 
-    The cost is of the probability of the right class, that of the class which the
-    shortcut tells best or of all others. It is `NOT_MEASURED` where no fold has images
-    of both.
+    The cost is the loss of probability of the right answer, which is either the class
+    that the shortcut identifies best, or any other class. It is `NOT_MEASURED` if no
+    fold has images of both.
     """
     label = shortcut.most_separable_class
     drawn = _draw_donors(table, label, [fit.test_rows for fit in fits], seed)
     if drawn.empty:
         return NOT_MEASURED
-    is_class = table.labels[drawn["row"]] == label
-    proba_of_true = {}
-    for donor in ("same_class", "other_class"):
+    swap = SWAPS[shortcut.name]
+
+    def proba_of_right_answer(donor_rows: pd.Series) -> Floats:
         altered = [
-            SWAPS[shortcut.name](
-                _load_reduced(images[row]), _load_reduced(images[donor_row])
-            )
-            for row, donor_row in zip(drawn["row"], drawn[donor], strict=True)
+            swap(_load_reduced(images[row]), _load_reduced(images[donor_row]))
+            for row, donor_row in zip(drawn["row"], donor_rows, strict=True)
         ]
         features = encoder.encode_images(altered, readout=table.readout, progress=False)
         proba = _proba_of_class(label, features, fits, drawn["fold"])
-        proba_of_true[donor] = np.where(is_class, proba, 1 - proba)
-    of_same, of_other = proba_of_true["same_class"], proba_of_true["other_class"]
-    interval = ttest_rel(of_same, of_other).confidence_interval()
-    return Estimate(np.mean(of_same - of_other), *interval)
+        is_class = table.labels[drawn["row"]] == label
+        return np.where(is_class, proba, 1 - proba)
+
+    with_same_class = proba_of_right_answer(drawn["same_class"])
+    with_other_class = proba_of_right_answer(drawn["other_class"])
+    low, high = ttest_rel(with_same_class, with_other_class).confidence_interval()
+    return Estimate(np.mean(with_same_class - with_other_class), low, high)
 
 
 def _proba_of_class(
@@ -134,17 +136,19 @@ def _proba_of_class(
 ) -> Floats:
     """Return the probability of a class for each of n images, (n,).
 
-    It is by the fit without the image's fold, which has seen no donor of it either.
+    Each image is judged by the fit that was trained without its fold, and so without
+    its donors.
     """
     by_fit = [
         fit.estimator.predict_proba(features) @ (fit.estimator.classes_ == label)
         for fit in fits
     ]
-    return np.asarray(np.array(by_fit)[fold_of_image, np.arange(len(features))])
+    image = np.arange(len(features))
+    return np.asarray(np.array(by_fit)[fold_of_image, image])
 
 
 def _load_reduced(source: ImageSource) -> Image.Image:
-    """Load an image, reduced where its longer side is above `MOST_SIDE`."""
+    """Load an image, and reduce it if its longer side is above `MOST_SIDE`."""
     image = load_image(source)
     image.thumbnail((MOST_SIDE, MOST_SIDE))
     return image
@@ -153,24 +157,24 @@ def _load_reduced(source: ImageSource) -> Image.Image:
 def _draw_donors(
     table: FeatureTable, label: int, test_folds: Sequence[Ints], seed: int
 ) -> pd.DataFrame:
-    """Draw images of a class and as many of others, each with two donors of its fold.
+    """Draw images of a class and as many others, each with two donors of its fold.
 
-    Returned is the fold of each image, and three rows of the table: row, that of the
-    image, and same_class and other_class, those of its donors. No group has two images.
+    Columns are fold, and three row numbers of the table: row (the image), same_class
+    and other_class (its donors). No two images are of one group.
     """
     rng = np.random.default_rng(seed)
-    most = MOST_IMAGES // (2 * len(test_folds))
+    most_of_side = MOST_IMAGES // (2 * len(test_folds))
     drawn: list[tuple[int, ...]] = []
     for fold, test_rows in enumerate(test_folds):
         rows = one_of_each_group(rng.permutation(test_rows), table.groups)
         is_class = table.labels[rows] == label
         of_class = rows[is_class]
         of_others = rows[~is_class]
-        for same, other in ((of_class, of_others), (of_others, of_class)):
-            if len(same) > 1:  # a single one would be its own donor
-                same_class_donors = np.roll(same, 1)
-                # It ends where images, or donors of the other class, do.
-                trios = zip(same[:most], same_class_donors, other, strict=False)
+        for own, other in ((of_class, of_others), (of_others, of_class)):
+            if len(own) > 1:  # a single image would be its own donor
+                same_class_donors = np.roll(own, 1)
+                # Stops when there are no more images, or no more donors.
+                trios = zip(own[:most_of_side], same_class_donors, other, strict=False)
                 drawn += [(fold, *trio) for trio in trios]
     return pd.DataFrame(drawn, columns=["fold", "row", "same_class", "other_class"])
 
@@ -178,51 +182,52 @@ def _draw_donors(
 def paste_region(name: str, image: Image.Image, donor: Image.Image) -> Image.Image:
     """Return an image with a corner, an edge or the border of another image.
 
-    As what tells the classes may reach further than the statistic, an edge is a strip
-    from corner to corner, and a corner twice as wide and high.
+    The pasted part is larger than the one that the statistic measures, since the trait
+    of a class may be, too: an edge reaches from corner to corner, and a corner is twice
+    as wide and high.
     """
-    pasted = donor.resize(image.size, Image.Resampling.BICUBIC)
+    resized = donor.resize(image.size, Image.Resampling.BICUBIC)
     if name == "border":
         border = max(1, round(BORDER_SHARE * min(image.size)))
-        if min(image.size) > 2 * border:  # of a smaller one, all is border
+        if min(image.size) > 2 * border:  # a smaller image consists of border alone
             inner = (border, border, image.width - border, image.height - border)
-            pasted.paste(image.crop(inner), inner)
-        return pasted
+            resized.paste(image.crop(inner), inner)
+        return resized
     x, y = PATCHES[name]
     share = PATCH_SHARE if "edge" in name else 2 * PATCH_SHARE
-    across = 1 if x == 0.5 else share  # an edge has all of a side
-    down = 1 if y == 0.5 else share
-    box = region(image.size, (x, y), (across, down))
-    changed = image.copy()
-    changed.paste(pasted.crop(box), box)
-    return changed
+    width_share = 1 if x == 0.5 else share  # top and bottom edge: the whole width
+    height_share = 1 if y == 0.5 else share
+    box = region(image.size, (x, y), (width_share, height_share))
+    pasted = image.copy()
+    pasted.paste(resized.crop(box), box)
+    return pasted
 
 
 def shift_brightness(image: Image.Image, donor: Image.Image) -> Image.Image:
-    """Return an image as bright, on average, as another image."""
+    """Return an image with the mean brightness of another image."""
     levels = np.asarray(image.convert("L"), np.float64)
-    wanted = np.asarray(donor.convert("L"), np.float64)
-    shifted = np.asarray(image, np.float64) + wanted.mean() - levels.mean()
+    donor_levels = np.asarray(donor.convert("L"), np.float64)
+    shifted = np.asarray(image, np.float64) + donor_levels.mean() - levels.mean()
     return Image.fromarray(np.clip(shifted, 0, 255).astype(np.uint8))
 
 
 def blur(image: Image.Image, donor: Image.Image) -> Image.Image:
-    """Return an image no sharper than another: as it is, or blurred until it is so."""
-    wanted = _sharpness(donor)
+    """Return an image, blurred as long as it is sharper than another image."""
+    donor_sharpness = _sharpness(donor)
     blurred = image
     for radius in RADII:
-        if _sharpness(blurred) <= wanted:
+        if _sharpness(blurred) <= donor_sharpness:
             break
         blurred = image.filter(ImageFilter.GaussianBlur(radius))
     return blurred
 
 
 def _sharpness(image: Image.Image) -> float:
-    """Return the sharpness of an RGB image at its own size."""
+    """Return the sharpness of an RGB image at its full size."""
     return float(sharpness(image.convert("L"))[0])
 
 
-# What swaps a statistic of an image; those that change most of it come first.
+# The swap of each statistic; those that change most of an image come first.
 SWAPS: dict[str, Swap] = {
     "brightness": shift_brightness,
     "sharpness": blur,

@@ -1,9 +1,9 @@
 """Images of a folder that the embedded encoder was trained on.
 
-Its training images are known by hashes of 64 bits, those of the 8 × 8 lowest
-frequencies of `image_hash`, which has 16 × 16. Copies of another size or compression
-nearly always differ in two bits at most; a crop by three hundredths of each side is not
-found.
+Hashes of its training images are stored. They have 64 bits, for the 8 × 8 lowest
+frequencies of the 16 × 16 of `image_hash`. Copies with another size or compression
+nearly always differ in at most two bits. Crops are not found, not even one by 3% of
+each side.
 """
 
 from __future__ import annotations
@@ -15,41 +15,39 @@ from numpy.typing import NDArray
 
 from cliplib.data.arrays import Bools
 from cliplib.features.hamming import close_hashes
-from cliplib.features.hashes import (
-    HASH_SIDE,
-    hash_records,
-    quantised_detail,
-)
+from cliplib.features.hashes import HASH_SIDE, hash_records, quantised_detail
 
-# Of 37,575 images, sorted; ``study.recipe.hashes`` writes it.
+# The sorted hashes of 37,575 training images, written by ``study.recipe.hashes``.
 FILE = files("cliplib") / "mini" / "training_hashes.npy"
 # Fingerprints of the encoder that was trained on them, in float32 and bfloat16.
 FINGERPRINTS = ("af90344f40a74abf93ac3fb66c65e06e", "7fe77b287d8f118dee1eaec8e2a1b938")
-SHORT_SIDE = 8  # lowest frequencies in each direction
-# Hashes of 64 bits that differ in so many are of one image.
+# Number of lowest frequencies in each direction that a short hash has.
+SHORT_SIDE = 8
+# Largest number of bits, of 64, in which the hashes of copies differ.
 MOST_BITS = 2
-# Images whose detail deviates less are empty; their hashes mean nothing.
+# Least standard deviation of an image's detail; below it, a hash means nothing.
 FLAT = 1.0
 
 
 def find_training_overlap(hashes: NDArray[np.uint8]) -> Bools:
     """Tell which images the embedded model, "mini", was trained on, (n,).
 
-    Copies of another size or compression are found as well; cropped ones are not. Of
-    other models' training images nothing is known here.
+    Copies with another size or compression are found, too, but not crops. The training
+    images of other models are unknown.
 
     Parameters
     ----------
     hashes
-        What `image_hash` gives for n images that can be read, (n, 4416).
+        Results of `image_hash` for n readable images, (n, 4416).
     """
     detail = quantised_detail(hash_records(hashes)["grey"])
     rows = np.flatnonzero(detail.std(axis=(1, 2)) >= FLAT)
     short = short_hashes(hashes[rows])[:, None, None]
     was_seen = np.zeros(len(hashes), bool)
-    # Some pairs at a time: which of `short`, with which training hash, and how turned.
-    for close, _, _ in close_hashes(short, training_hashes()[:, None], MOST_BITS):
-        was_seen[rows[close]] = True
+    # Batches of pairs: numbers in `short`, numbers of training hashes, and orientation.
+    batches = close_hashes(short, training_hashes()[:, None], MOST_BITS)
+    for numbers_in_short, _, _ in batches:
+        was_seen[rows[numbers_in_short]] = True
     return was_seen
 
 
@@ -60,9 +58,9 @@ def training_hashes() -> NDArray[np.uint64]:
 
 
 def short_hashes(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Shorten what `image_hash` gives, (n, bytes), to 64 bits an image, (n,).
+    """Shorten results of `image_hash`, (n, bytes), to 64 bits for each image, (n,).
 
-    Images are hashed as they are, upright. An unreadable image has the hash 0.
+    Only the hash of the upright image is used. An unreadable image has the hash 0.
     """
     words = np.ascontiguousarray(hash_records(hashes)["bits"][:, 0])
     bits = np.unpackbits(words.view(np.uint8), axis=1)

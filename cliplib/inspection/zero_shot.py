@@ -1,4 +1,4 @@
-"""Zero-shot classification: a classifier made of words."""
+"""Zero-shot classification, by the names of the classes alone."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ def zero_shot_weights(
     phrases: Sequence[str | Sequence[str]],
     templates: Sequence[str] = DEFAULT_TEMPLATES,
 ) -> Features:
-    """Return a direction for each class, made of the text features of its prompts.
+    """Return a direction for each class: the mean text feature of its prompts.
 
-    An image's logit is the product of its projected features with the direction, times
-    the logit scale. A class's prompts are each of its phrases in each template: "dog"
-    in "a photo of {}." is "a photo of dog.". The direction is the normalised mean of
-    their normalised features (Radford et al., ICML 2021, section 3.1.4).
+    An image's logit for a class is the product of its projected features with the
+    direction, times the logit scale. The prompts of a class are each of its phrases in
+    each template: "dog" in "a photo of {}." gives "a photo of dog.". The features of
+    the prompts are normalised, and so is their mean (Radford et al., ICML 2021, section
+    3.1.4).
 
     Parameters
     ----------
     encoder
-        Whose text tower reads the prompts.
+        The CLIP that encodes the prompts.
     phrases
-        For each of k classes its name, or several ways to say it.
+        For each of k classes, one phrase or several, such as its name.
     templates
-        Texts with a ``{}`` each.
+        Texts that contain ``{}``, the place of the phrase.
 
     Returns
     -------
@@ -52,11 +53,12 @@ def zero_shot_weights(
     if isinstance(templates, str) or not all("{}" in text for text in templates):
         raise ValueError("templates must be a list of texts with a {} each.")
     weights = []
-    for of_class in phrases:
-        wordings = [of_class] if isinstance(of_class, str) else of_class
+    for class_phrases in phrases:
+        if isinstance(class_phrases, str):
+            class_phrases = [class_phrases]
         prompts = [
-            template.replace("{}", wording)
-            for wording in wordings
+            template.replace("{}", phrase)
+            for phrase in class_phrases
             for template in templates
         ]
         weights.append(normalize(encoder.encode_texts(prompts)).mean(axis=0))
@@ -71,33 +73,33 @@ def zero_shot(
     ) = None,
     templates: Sequence[str] = DEFAULT_TEMPLATES,
 ) -> Floats:
-    """Return the probabilities of k classes for a table's images, by words alone.
+    """Return the probabilities of k classes for a table's images, without training.
 
     Parameters
     ----------
     encoder
-        The one that made the table.
+        The encoder that made the table.
     table
-        Features of n images, in a readout that contains the pooled ones.
+        Features of n images, in a readout that contains the pooled features.
     phrases
-        For each of k classes how to say it: a list of names, ``["brick", "grass"]``, or
-        by the name of each of the table's classes one phrase or several, ``{"brick": "a
-        wall of brick", "grass": ["grass", "a lawn"]}``. By default the names of the
-        classes, with spaces for "_" and "-".
+        One phrase or several for each of k classes: a list, ``["brick", "grass"]``, or
+        a mapping from the names of the table's classes, ``{"brick": "a wall of brick",
+        "grass": ["grass", "a lawn"]}``. By default, the names of the table's classes,
+        with spaces instead of "_" and "-".
     templates
-        Texts with a ``{}`` each for a phrase.
+        Texts that contain ``{}``, the place of the phrase.
 
     Returns
     -------
-    (n, k) float64, in the order of a list, or of the table's classes.
+    (n, k) float64, in the order of the list, or of the table's classes.
 
     Raises
     ------
     ValueError
-        If a class has no phrase, a template no ``{}``, the phrases are of other classes
-        than the table's, or another encoder made the table.
+        If a class has no phrase, a template no ``{}``, a mapping has other classes than
+        the table, or the table was made by another encoder.
     TypeError
-        If the encoder reads no texts, or is none.
+        If the encoder cannot encode texts, or `encoder` is not an encoder.
     """
     check_made_by(table.provenance, encoder)
     if phrases is None:
@@ -110,7 +112,8 @@ def zero_shot(
             )
         phrases = [phrases[name] for name in table.classes]
     weights = zero_shot_weights(encoder, phrases, templates)
-    # Rows of unit length, (n, p), as the weights (k, p): products are cosines.
+    # Rows of the images (n, p) and of the weights (k, p) have unit length: their
+    # products are cosines.
     images = encoder.project(table.with_readout("pooled").features)
     logits = encoder.logit_scale * (images @ weights.T).astype(float)
     return np.asarray(softmax(logits, axis=1))
