@@ -33,9 +33,9 @@ from cliplib.probes.saving import load_probe, save_probe
 
 logger = logging.getLogger(__name__)
 
-# Share of errors among the answers that a decision aid aims at.
+# Share of errors that a decision aid allows among its answers.
 RISK = 0.05
-# Share of the held-out images that may count as out-of-distribution.
+# Largest share of the held-out images that count as out-of-distribution.
 OUT_OF_DISTRIBUTION = 0.01
 
 
@@ -43,10 +43,11 @@ def choose_threshold(is_correct: Bools, confidence: Floats, risk: float) -> floa
     """Choose the threshold on confidence that answers most images at an allowed risk.
 
     An image is answered if its `confidence` (n,) reaches the threshold; `is_correct`
-    (n,) says whether its answer is right. `risk` is the largest share of wrong answers,
-    0 to 1. Where no threshold keeps to it, it is infinite, and a warning says so.
+    (n,) tells whether its answer is right. `risk` is the largest allowed share of wrong
+    answers, 0 to 1. If no threshold achieves it, the result is infinite, and a warning
+    is given.
     """
-    # A row for each different confidence: threshold, coverage and risk.
+    # A row for each distinct confidence: threshold, coverage and risk.
     curve = risk_coverage(is_correct, confidence)
     allowed = curve[curve["risk"] <= risk]
     if allowed.empty:
@@ -65,19 +66,19 @@ class DecisionAid:
     ----------
     encoder : Encoder
     probe : LinearProbe, KernelProbe or MLPProbe
-        Fitted; its classes are indices into ``training.classes``.
+        The fitted probe; its classes are indices into ``training.classes``.
     training : FeatureTable
-        What the probe was trained on, in the readout that it reads.
+        The images that the probe was trained on, in the readout that it reads.
     temperature : float
-        The probe's logits are divided by it.
+        Number by which the probe's logits are divided.
     min_probability : float
-        It abstains on an image whose calibrated probability is lower; where this is
-        infinite, on all of them.
+        Calibrated probability below which the aid abstains on an image. If infinite,
+        it abstains on all images.
     min_similarity : float
-        It abstains on an image whose cosine to the nearest training image is lower.
+        Cosine to the nearest training image below which the aid abstains on an image.
     about : mapping
-        How it was made, and how it fares on the images that set its rule, in words and
-        numbers, by name.
+        Texts and numbers by name: how the aid was made, and its performance on the
+        held-out images that set its thresholds.
     """
 
     encoder: Encoder
@@ -98,46 +99,45 @@ class DecisionAid:
         risk: float = RISK,
         seed: int = 0,
     ) -> Self:
-        """Train on three quarters of a table; calibrate and set the rule on the rest.
+        """Train a probe on three quarters of a table; set the thresholds on the rest.
 
-        The quarter consists of whole groups. The probe gets the groups, too, for what
-        it holds out itself.
+        The rest, the held-out images, consists of whole groups. It also calibrates the
+        probabilities. The probe gets the groups of its training images.
 
-        The aid answers where the calibrated probability reaches a threshold: of those
-        at which at most the share `risk` of the held-out answers is wrong, the one that
-        answers most. It is a point estimate, without the bound of Geifman and El-Yaniv
-        (NIPS 2017). Where there is none, the aid abstains on everything, and warns.
+        The aid answers if the calibrated probability reaches a threshold. This is the
+        one that answers most held-out images with at most the share `risk` of errors: a
+        point estimate, without the bound of Geifman and El-Yaniv (NIPS 2017). If no
+        threshold achieves this, the aid abstains on everything, and a warning is given.
 
         The cosine to the nearest training image must reach a second threshold, below
-        which at most one in a hundred of the held-out images lies (Sun et al., ICML
-        2022, who take the k-th nearest). `about` counts answers to the
-        held-out images that reach both thresholds, as `decide` gives them.
+        which at most 1% of the held-out images lie (Sun et al., ICML 2022, who use the
+        k-th nearest image). `about` counts the held-out images that reach both.
 
         Parameters
         ----------
         table : FeatureTable
-            In the readout that the probe shall get.
+            Images with labels, in the readout that the probe reads.
         encoder : Encoder
-            What made the table.
+            The encoder that made the table.
         probe : LinearProbe, KernelProbe or MLPProbe
-            A copy of it is fitted.
+            The probe; a copy of it is fitted.
         risk : float
-            Share of errors among the held-out answers, 0 to 1, that is allowed.
+            Largest allowed share of errors among the held-out answers, 0 to 1.
         seed : int
-            Of the split.
+            Random seed of the split.
 
         Raises
         ------
         ValueError
-            The table comes from another encoder, its readout is none of the encoder's,
-            or `risk` is not within 0 and 1.
+            If the table was made by another encoder, the encoder does not have its
+            readout, or `risk` is not between 0 and 1.
         TypeError
-            There is no encoder.
+            If `encoder` is not an encoder.
         """
         if not 0 <= risk <= 1:
             raise ValueError(f"risk={risk} must be a share from 0 to 1.")
         check_made_by(table.provenance, encoder)
-        encoder.columns_of(table.readout)  # refuses what it cannot make
+        encoder.columns_of(table.readout)  # refuses a readout that it does not have
         train_rows, held_out_rows = group_train_test_split(
             table.label_names, table.groups, parts=4, seed=seed
         )
@@ -145,18 +145,19 @@ class DecisionAid:
         held_out = table.select(held_out_rows)
         fitted = clone(probe)
         fitted.fit(training.features, training.labels, groups=training.groups)
-        # The split leaves every class on both sides; `classes_` are sorted.
+        # Every class is in both parts, and `classes_` are sorted.
         columns = np.searchsorted(fitted.classes_, held_out.labels)
         logits = fitted.logits(held_out.features)
         temperature = fit_temperature(logits, columns)
-        aid = cls(encoder, fitted, training, temperature)  # it never abstains yet
+        aid = cls(encoder, fitted, training, temperature)  # does not abstain yet
 
         proba = aid.predict_proba(held_out.features)
         confidence = proba.max(axis=1)
         is_correct = proba.argmax(axis=1) == held_out.labels
         threshold = choose_threshold(is_correct, confidence, risk)
         _, similarity = aid.nearest(held_out.features)
-        # "lower": below a value between two of these, a larger share could lie.
+        # "lower" selects one of the cosines: with an interpolated value, more images
+        # could lie below it.
         min_similarity = np.quantile(similarity, OUT_OF_DISTRIBUTION, method="lower")
         is_answered = (confidence >= threshold) & (similarity >= min_similarity)
         about: dict[str, str | float | None] = {
@@ -174,20 +175,20 @@ class DecisionAid:
         )
 
     def predict_proba(self, features: ArrayLike) -> Floats:
-        """Return calibrated probabilities (n, k) of features (n, d).
+        """Return calibrated probabilities (n, k) for features (n, d).
 
-        Features are in the readout trained on; columns are in the order of
-        ``training.classes``. A class without training images has 0.
+        The features are in the readout of ``training``. Columns are in the order of
+        ``training.classes``; a class without training images has a probability of 0.
         """
-        logits = self.probe.logits(features)  # a column for each class trained on
+        logits = self.probe.logits(features)  # a column for each trained class
         proba = np.zeros((len(logits), len(self.training.classes)))
         proba[:, self.probe.classes_] = softmax(logits / self.temperature, axis=1)
         return proba
 
     def nearest(self, features: ArrayLike) -> tuple[Ints, Floats]:
-        """Find the training image nearest to each of features (n, d), by cosine.
+        """Return the row number of each image's nearest training image, and its cosine.
 
-        Of equally near ones it is the first. Returned are row numbers and cosines.
+        Both are (n,), for features (n, d). The first of equally near images is used.
         """
         rows, distances = pairwise_distances_argmin_min(
             features, self.training.features, metric="cosine"
@@ -195,20 +196,20 @@ class DecisionAid:
         return rows, np.asarray(1 - distances, float)
 
     def decide(self, features: ArrayLike) -> pd.DataFrame:
-        """Classify features (n, d), in the readout trained on, or abstain.
+        """Classify features (n, d), in the readout of ``training``, or abstain.
 
         Returns
         -------
         DataFrame
-            A row for each image: class (the most probable one, abstained or not),
-            probability (calibrated), abstained, reason ("uncertain",
-            "out-of-distribution", both with a comma between, or ""), nearest (id of the
-            most similar training image) and similarity (its cosine, -1 to 1).
+            A row for each image: class (the most probable one, even if the aid
+            abstains), probability (calibrated), abstained, reason ("uncertain",
+            "out-of-distribution", both with a comma between them, or ""), nearest (id
+            of the most similar training image) and similarity (its cosine, -1 to 1).
         """
         proba = self.predict_proba(features)
         classes = np.array(self.training.classes, np.str_)
         nearest, similarity = self.nearest(features)
-        # Turned round, so that it abstains where a number is NaN.
+        # Negated, since comparisons with NaN are false: the aid abstains on NaN.
         is_uncertain = ~(proba.max(axis=1) >= self.min_probability)
         is_far = ~(similarity >= self.min_similarity)
         reason = np.where(is_uncertain, "uncertain", "").astype(object)
@@ -231,48 +232,52 @@ class DecisionAid:
         Parameters
         ----------
         files : folder, image, or list of images
-            All files of a folder, however deep; or images as `load_image` takes them.
+            A folder, with all files in it and its subfolders, or images as `load_image`
+            takes them.
 
         Returns
         -------
         DataFrame
             A row for each image: file, the columns of `decide`, and error, which is ""
-            if it can be read. On others the aid abstains, with the reason "unreadable",
-            "" for class and nearest, and NaN for probability and similarity.
+            if the image can be read. The aid abstains on unreadable images, with the
+            reason "unreadable", "" as class and nearest, and NaN as probability and
+            similarity.
 
         Raises
         ------
         ValueError
-            There is no file.
+            If there is no file.
         """
         names, sources = list_files(files)
-        errors_by_row: dict[int, UnreadableImage] = {}  # filled where there are any
+        errors_by_row: dict[int, UnreadableImage] = {}  # `map` adds the unreadable ones
         (features,) = self.encoder.map(
             sources, errors=errors_by_row, progress="classify"
         )
         columns = self.encoder.columns_of(self.training.readout)
         answers = self.decide(features[:, columns])
-        # The features of unreadable images are zeros, and so mean nothing.
+        # The features of unreadable images are zeros, so their answers mean nothing.
         answers.loc[list(errors_by_row)] = ["", np.nan, True, "unreadable", "", np.nan]
         answers.insert(0, "file", names)
         answers["error"] = [str(errors_by_row.get(row, "")) for row in answers.index]
         return answers
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the decision aid as one folder of JSON and safetensors.
+        """Write the decision aid to a folder, as JSON and safetensors.
 
-        An older decision aid there is replaced in one step, or not at all; other files
-        in the folder stay.
+        An older decision aid in the folder is replaced completely or not at all; other
+        files are kept.
 
         Raises
         ------
         OSError
-            The folder holds something else, or cannot be written.
+            If the folder holds something other than an aid, or cannot be written.
+        TypeError
+            If the encoder is not a `ClipEncoder`.
         """
         encoder = self.encoder
         if not isinstance(encoder, ClipEncoder):
             raise TypeError(f"An aid of {encoder.name!r}, no CLIP, cannot be saved.")
-        # What `load` needs beside the parts; its checkpoint lacks these settings.
+        # Settings that `load` needs, and that the parts do not contain.
         manifest = {
             "rule": {
                 "temperature": self.temperature,
@@ -288,7 +293,7 @@ class DecisionAid:
         }
         config: Any = encoder.model.config
         for tower in (config.text_config, config.vision_config):
-            tower.name_or_path = ""  # which would be written, too
+            tower.name_or_path = ""  # otherwise the path would be written, too
         with new_parts(folder, manifest) as parts:
             for part in (encoder.model, encoder.processor, encoder.tokenizer):
                 part.save_pretrained(parts / "encoder")
@@ -298,23 +303,23 @@ class DecisionAid:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
-        """Open a folder that `save` wrote; no code in it is run.
+        """Open a folder that `save` wrote, without running any code in it.
 
         Raises
         ------
         ValueError
-            The folder holds no decision aid, or an incomplete or damaged one.
+            If the folder holds no decision aid, or an incomplete or damaged one.
         """
-        # Absolute, or the path of a missing part could be taken for a hub id.
+        # Absolute: the relative path of a missing part could be taken for a hub id.
         path = Path(folder).absolute()
         try:
             manifest = read_manifest(path)
             parts = path / manifest["parts"]
             settings = manifest["encoder"]
             encoder = ClipEncoder(parts / "encoder", dtype=settings["dtype"])
-            # The name it had when the aid was made, instead of this folder's path.
+            # The name of the encoder when the aid was made, not the path of its part.
             encoder.name = printable(settings["name"])
-            # The stored processor resizes to this; the checkpoint may name another.
+            # The size that the stored processor resizes to; the model's may be another.
             encoder.image_size = int(settings["image_size"])
             rule = manifest["rule"]
             about = rule["about"]
@@ -325,12 +330,12 @@ class DecisionAid:
                 **_checked_numbers(rule),
                 about={printable(name): _checked(about[name]) for name in about},
             )
-            # A trial: it raises where sizes or classes of the parts do not fit.
+            # This trial raises an error if sizes or classes of the parts do not match.
             columns = encoder.columns_of(aid.training.readout)
             trial = aid.decide(np.zeros((1, len(columns)), np.float32))
             if not np.isfinite(trial["probability"]).all():
                 raise ValueError("its probe gives no probabilities")
-        except Exception as error:  # what somebody changed raises nearly anything
+        except Exception as error:  # an altered folder may raise any type of error
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
                 f"There is no whole decision aid in {path} ({reason})."
@@ -339,10 +344,10 @@ class DecisionAid:
 
 
 def _count(is_answered: Bools, is_correct: Bools, groups: Ints) -> dict[str, Any]:
-    """Count answers to n held-out images, and bound the share of wrong ones.
+    """Count the answers to n held-out images, and limit the share of wrong answers.
 
-    The bound is the upper end of the exact interval, each group being a trial; None
-    where nothing is answered.
+    The limit is the upper bound of the exact 95% interval, in which each group is one
+    trial. It is None if nothing is answered.
     """
     answered = int(is_answered.sum())
     wrong = int((is_answered & ~is_correct).sum())
@@ -359,7 +364,7 @@ def _count(is_answered: Bools, is_correct: Bools, groups: Ints) -> dict[str, Any
 
 
 def _checked_numbers(rule: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of an untrusted rule; ValueError for those of no use."""
+    """Return the numbers of an untrusted rule; raise ValueError for unusable ones."""
     names = ("temperature", "min_probability", "min_similarity")
     numbers = {name: float(rule[name]) for name in names}
     is_usable = 0 < numbers["temperature"] < math.inf
@@ -372,7 +377,7 @@ def _checked_numbers(rule: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _checked(value: Any) -> str | float | None:
-    """Return what an untrusted aid says about itself; TypeError for no plain value."""
+    """Return a value of an untrusted `about`; raise TypeError if it is not plain."""
     if isinstance(value, str):
         return printable(value)
     if value is None or isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""External images, as of another camera or site, judged by the same probe."""
+"""Tests of a probe and a decision aid on external images, as from another camera."""
 
 from __future__ import annotations
 
@@ -21,18 +21,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ExternalTest:
-    """How a probe and a decision aid fare on external images.
-
-    Internal are the images that both were trained on.
+    """How accurate a probe and a decision aid are on external images.
 
     Attributes
     ----------
     name
-        Of the folder.
+        Name of the folder.
     left_out
-        By reason, how many files of the folder were not judged.
+        Number of files of the folder that were not judged, by reason.
     evaluation
-        Of the probe's answers.
+        Evaluation of the probe's predictions.
     answered
         Share of images that the decision aid answers.
     wrong
@@ -57,19 +55,20 @@ def evaluate_external(
 ) -> ExternalTest:
     """Test a probe and a decision aid on the images of another folder.
 
-    Left out are files that cannot be read, which a warning names, images of classes
-    without internal images, and near-duplicates of internal images.
+    Unreadable files are left out, and named by a warning. Images of classes that have
+    no internal images, and near-duplicates of internal images, are left out, too.
 
     Parameters
     ----------
     internal, external
-        The images of both folders; the classes of the first one count.
+        Images that the probe was trained on, whose classes count, and images of the
+        other folder.
     probe, aid
-        Trained on the internal images, in the same readout.
+        A probe and a decision aid, trained on the internal images in the same readout.
     copies
         Which pairs count as near-duplicates: see `find_near_duplicates`.
     seed
-        Of the bootstrap draws.
+        Random seed of the bootstrap draws.
 
     Raises
     ------
@@ -79,7 +78,7 @@ def evaluate_external(
     name = external.table.provenance["dataset"]
     for file, reason in external.unreadable.items():
         logger.warning("%s is left out of the images elsewhere: %s", file, reason)
-    # Pairs of a row of the first and a row of the second: index_a and index_b.
+    # Pairs of an internal row, index_a, and an external row, index_b.
     pairs = find_near_duplicates(internal.hashes, external.hashes, copies=copies)
     classes = internal.table.classes
     is_copy = np.isin(np.arange(len(external.table)), pairs["index_b"])
@@ -103,7 +102,7 @@ def evaluate_external(
     decisions = aid.decide(features)
     is_answered = ~decisions["abstained"].to_numpy(bool)
     is_error = is_answered & (decisions["class"].to_numpy() != judged.label_names)
-    # Divided by the number of answers, in each bootstrap draw as well: NaN for none.
+    # Errors divided by answers, also in each bootstrap draw; NaN without answers.
     wrong = ratio_intervals({"share": is_error}, is_answered, groups=groups, seed=seed)
     return ExternalTest(
         name=name,

@@ -112,8 +112,8 @@ def _features_of(
     if encoder is None:
         if np.asarray(queries).dtype.kind == "U":
             raise ValueError("Give encoder=, what made the gallery, to read texts.")
-        is_table = isinstance(gallery, FeatureTable)
-        return queries, gallery.features if is_table else gallery
+        rows = gallery.features if isinstance(gallery, FeatureTable) else gallery
+        return queries, rows
     if not isinstance(gallery, FeatureTable):
         return encoder.encode_texts(queries), gallery
     check_made_by(gallery.provenance, encoder)

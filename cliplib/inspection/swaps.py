@@ -128,7 +128,8 @@ def _cost(
     with_same_class = proba_of_right_answer(drawn["same_class"])
     with_other_class = proba_of_right_answer(drawn["other_class"])
     low, high = ttest_rel(with_same_class, with_other_class).confidence_interval()
-    return Estimate(np.mean(with_same_class - with_other_class), low, high)
+    cost = float(np.mean(with_same_class - with_other_class))
+    return Estimate(cost, low, high)
 
 
 def _proba_of_class(
