@@ -163,7 +163,7 @@ def _records_of(images: Images | NDArray[np.uint8]) -> NDArray[Any]:
 def _exact_pairs(
     digests: NDArray[np.bytes_], n_first: int, is_within: bool
 ) -> tuple[pd.DataFrame, Ints, Ints]:
-    """Return the pairs of the same pixels, and the rows a and b to compare further.
+    """Return the pairs of the same pixels, and the rows a and the rows b to compare.
 
     Pairs are within all rows, or between the first `n_first` rows and the others.
     """
@@ -273,10 +273,11 @@ def _with_limits(pairs: pd.DataFrame, grey: NDArray[np.uint8]) -> pd.DataFrame:
 
 
 def _agree(a: NDArray[Any], b: NDArray[Any], pair: Any) -> bool:
-    """Return whether the records of a pair agree in tints and grey levels.
+    """Return whether the two records of a pair agree in tints and grey levels.
 
     The tints must be the same, unless one image is a grey copy of the other. The grey
-    levels may not differ much anywhere, once brightness and contrast are matched.
+    levels may not differ much anywhere, once brightness and contrast are matched. The
+    pair is a row of `_with_limits`.
     """
     orient = ORIENTATIONS[pair.orientation]
     grey_a = orient(a["grey"])
@@ -357,7 +358,7 @@ def parse_copies(copies: str | float) -> str | float:
     try:
         threshold = float(copies)
     except (TypeError, ValueError):
-        threshold = np.nan
+        threshold = np.nan  # refused below
     if not 0 < threshold <= 1:
         raise ValueError(
             f"copies={copies!r} is none of off, exact and near, and no correlation "

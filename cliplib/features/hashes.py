@@ -73,7 +73,8 @@ def _hash(images: list[Image.Image]) -> NDArray[np.uint8]:
     records = np.zeros(len(images), HASH_RECORD)
     records["digest"] = [_pixel_digest(image) for image in images]
     records["grey"] = [_small_grey(image) for image in images]
-    records["bits"] = _hash_bits(records["grey"])
+    turned = [orient(records["grey"]) for orient in ORIENTATIONS.values()]
+    records["bits"] = low_frequency_bits(np.stack(turned, axis=1), HASH_SIDE)
     records["colours"] = [_colours(image) for image in images]
     return records.view(np.uint8).reshape(len(images), -1)
 
@@ -116,16 +117,6 @@ def _colours(image: Image.Image) -> NDArray[np.uint8]:
 def tints(colours: NDArray[np.uint8]) -> Floats:
     """Return colour thumbnails (…, 3, s, s) less each cell's brightness: grey is 0."""
     return np.asarray(colours - colours.mean(axis=-3, keepdims=True))
-
-
-def _hash_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return the hash of grey images (n, s, s) in each orientation, (n, 8, 4) words.
-
-    Each of its 256 bits says whether one of the 16 × 16 lowest frequencies is above
-    their median.
-    """
-    turned = [orient(grey) for orient in ORIENTATIONS.values()]
-    return low_frequency_bits(np.stack(turned, axis=1), HASH_SIDE)
 
 
 def low_frequency_bits(grey: NDArray[Any], side: int) -> NDArray[np.uint64]:

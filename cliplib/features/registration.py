@@ -75,9 +75,8 @@ def halved(squares: NDArray[Any]) -> Features:
 
 
 def similarity_maps(warps: list[tuple[float, float]]) -> Tensor:
-    """Return a map for each of w warps, a scale and an angle in degrees: (w, 2, 3)."""
-    scale = torch.tensor([scale for scale, _ in warps])
-    angle = torch.tensor([angle for _, angle in warps])
+    """Return the map of each of w warps, a scale and an angle in degrees: (w, 2, 3)."""
+    scale, angle = torch.tensor(warps).T
     cos = scale * torch.cos(torch.deg2rad(angle))
     sin = scale * torch.sin(torch.deg2rad(angle))
     no_shift = torch.zeros(len(warps))
@@ -112,6 +111,7 @@ class Alignment(NamedTuple):
         """
         first, second = self.correlation.reshape(2, -1)
         n_pairs = len(first)
+        # A pair's number in the first half, or n_pairs later in the second half.
         better = np.arange(n_pairs) + n_pairs * (second > first)
         return Alignment(
             self.moving[better],
@@ -240,6 +240,7 @@ def _gauss_newton(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
     jacobian = torch.stack(columns, dim=1)
     # For such small matrices, the inverse takes an eighth of the time of `solve`.
     hessian = jacobian @ jacobian.mT + 1e-3 * torch.eye(6)
+    # The matrix that turns the pixels' errors into a change of the six entries.
     descent = torch.linalg.inv(hessian) @ jacobian
     for _ in range(STEPS):
         values, edge_distance = _sampled(moving, maps)
@@ -320,6 +321,7 @@ def _compared_overlap(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
     """
     values, edge_distance = _sampled(moving, maps)
     is_inside = edge_distance >= 0.5
+    # The overlap, without a rim along the edges of both images.
     is_shared = torch.zeros_like(is_inside)
     inner = slice(OVERLAP_RIM, -OVERLAP_RIM)
     is_shared[:, inner, inner] = edge_distance[:, inner, inner] > OVERLAP_RIM

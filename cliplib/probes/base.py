@@ -99,7 +99,6 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def logits(self, X: ArrayLike) -> Floats:
         """Return the logits of features (n, d), (n, k), in the order of `classes_`."""
-        check_is_fitted(self)
         features = self._checked(X)
         parts = np.array_split(features, 1 + features.size // VALUES_AT_ONCE)
         with one_thread():
@@ -129,7 +128,6 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         `classes_`. The gradient is with respect to the features X (n, d), before they
         are standardised.
         """
-        check_is_fitted(self)
         scaled = self._scaled(self._checked(X))
         class_codes = LabelEncoder().fit(self.classes_).transform(classes)
         with one_thread():
@@ -155,7 +153,11 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray((rows - mean) / self.scale_.astype(np.float32))
 
     def _checked(self, X: ArrayLike) -> Features:
-        """Return features (n, d) as float32; ValueError if d differs from `fit`."""
+        """Return features (n, d) as float32, for a fitted probe.
+
+        ValueError if d differs from `fit`.
+        """
+        check_is_fitted(self)
         # With reset=False, it compares d with n_features_in_, which `fit` has set.
         rows = validate_data(self, X, dtype=np.float32, order="C", reset=False)
         return np.asarray(rows)

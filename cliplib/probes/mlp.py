@@ -69,8 +69,8 @@ class MLPProbe(Probe):
             weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
         )
         best_loss = np.inf
-        epochs_since_best = 0
-        for _ in range(MAX_EPOCHS):
+        best_epoch = -1
+        for epoch in range(MAX_EPOCHS):
             order = train_rows[torch.randperm(len(train_rows), generator=generator)]
             for batch in torch.split(torch.from_numpy(order), BATCH_SIZE):
                 logits = self._forward(weights, inputs[batch], generator)
@@ -80,13 +80,12 @@ class MLPProbe(Probe):
             with torch.no_grad():
                 logits = self._forward(weights, inputs[held_out_rows])
                 loss = F.cross_entropy(logits, targets[held_out_rows]).item()
-            epochs_since_best += 1
             if loss < best_loss:
                 best_loss = loss
-                epochs_since_best = 0
+                best_epoch = epoch
                 for name, weight in zip(FITTED, weights, strict=True):
                     setattr(self, name, weight.detach().numpy().copy())
-            elif epochs_since_best >= PATIENCE:
+            elif epoch - best_epoch >= PATIENCE:
                 break
         if not np.isfinite(best_loss):
             raise ValueError(
