@@ -82,7 +82,7 @@ def _close_once_warped(grey: NDArray[np.uint8], moving: Ints, fixed: Ints) -> In
     """
     warped_bits = _warped_bits(grey[moving])
     fixed_bits = low_frequency_bits(halved(grey[fixed]), 8)
-    pairs = [np.zeros((0, 2), np.int64)]
+    pairs = [np.zeros((0, 2), np.int64)]  # since there may be none
     for a, b, _ in close_hashes(warped_bits, fixed_bits, MAX_WARPED_DISTANCE):
         pairs.append(np.column_stack([moving[a], fixed[b]]))
     return np.concatenate(pairs)
@@ -123,8 +123,8 @@ def confirmed_crops(
     max_difference = np.where(
         is_simple, MAX_SIMPLE_DIFFERENCE, MAX_REGISTERED_DIFFERENCE
     )
-    # Tints of cells cannot be compared once one image is cropped, but mean tints can:
-    # simple images must agree in them.
+    # The tints of cells cannot be compared once one image is cropped, but mean tints
+    # can. Simple images must agree in them.
     mean_tints = tints(records["colours"]).mean(axis=(2, 3))  # (n, 3)
     tint_difference = np.abs(mean_tints[rows_a] - mean_tints[rows_b]).max(axis=1)
     is_copy = (

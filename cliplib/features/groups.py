@@ -65,19 +65,19 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
     Raises
     ------
     ValueError
-        If the group of an image is unknown (NaN, None or empty): taken literally, all
-        such images would be one group.
+        If the group of an image is missing (NaN, None or empty): otherwise all such
+        images would form one group.
     """
     group_of_image = _as_array(groups)
     if group_of_image.ndim != 1:
         raise ValueError(f"groups must be (n,), and not {group_of_image.shape}.")
     names = pd.Series(group_of_image)
     # NumPy turns a missing value among texts into "nan".
-    is_unknown = names.isna() | names.astype(str).str.strip().isin(["", "nan"])
-    if is_unknown.any():
+    is_missing = names.isna() | names.astype(str).str.strip().isin(["", "nan"])
+    if is_missing.any():
         raise ValueError(
-            f"{is_unknown.sum()} of {len(names)} images have no group, the first in row"
-            f" {is_unknown.argmax()}: give each of them a group of its own, or leave "
+            f"{is_missing.sum()} of {len(names)} images have no group, the first in row"
+            f" {is_missing.argmax()}: give each of them a group of its own, or leave "
             "them out."
         )
     return np.asarray(pd.factorize(group_of_image, sort=by_name)[0], np.int64)
@@ -96,7 +96,7 @@ def merge_groups(*groupings: ArrayLike) -> Ints:
     """Merge several groupings of n images, such as near-duplicates and patients.
 
     Images that share a group in any of the groupings are in one group, and so are all
-    images that a chain of such pairs connects.
+    images that a chain of shared groups connects.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def merge_groups(*groupings: ArrayLike) -> Ints:
     Raises
     ------
     ValueError
-        If the groupings differ in length, or a group is unknown.
+        If the groupings differ in length, or the group of an image is missing.
     """
     numbered = [number_groups(grouping) for grouping in groupings]
     n = len(numbered[0])

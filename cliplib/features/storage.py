@@ -26,6 +26,7 @@ Fields = dict[str, Any]
 
 # The entry of a file's metadata that holds all fields but the arrays, as JSON.
 METADATA = "cliplib.FeatureTable"
+# Names of the fields (n,) of whole numbers, and of those of texts.
 NUMBERS = ("labels", "copies", "groups")
 NAMES = ("ids", "splits")
 

@@ -91,7 +91,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             n_train = len(rows)
             rows = np.concatenate([rows, rows_val])
             labels = np.concatenate([labels, labels_val])
-            train_rows, held_out_rows = np.split(np.arange(len(rows)), [n_train])
+            train_rows = np.arange(n_train)
+            held_out_rows = np.arange(n_train, len(rows))
         class_codes = encoder.transform(labels)  # refuses a class that only y_val has
         with one_thread():
             self._fit(rows, class_codes, train_rows, held_out_rows)
