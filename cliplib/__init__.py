@@ -4,6 +4,6 @@ import lazy_loader
 
 __version__ = "0.4.0"
 
-# The public names stand in __init__.pyi, for type checkers as well. Their modules are
-# imported when a name is asked for: torch alone takes seconds.
+# The public names are listed in __init__.pyi, which type checkers read, too. A name's
+# module is imported when the name is first used, since torch alone takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

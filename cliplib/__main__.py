@@ -1,6 +1,6 @@
 """The command line: ``cliplib``, or ``python -m cliplib``.
 
-Nothing slow is imported before it is needed, so that --help answers at once.
+Commands import what they need, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from cliplib.data.wording import printable
 if TYPE_CHECKING:
     import pandas as pd
 
-# Exit status after a warning that --fail-on names.
+# Exit status of `report` if there is a warning that --fail-on names.
 FAILED = 3
-# Lines of a list, before "and 11 more".
+# Largest number of lines that are printed of a list.
 MOST_LINES = 10
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line with these arguments; return its exit status.
+    """Run the command line with the given arguments, and return its exit status.
 
-    It is 1 after an error and 130 after an interrupt, of which a line is written to
-    stderr, and `FAILED` after a warning that --fail-on names. Where options are wrong,
-    or ask for help, argparse itself exits.
+    The status is 1 after an error and 130 after an interrupt, each with a message on
+    stderr, and `FAILED` after a warning that --fail-on names. If options are wrong or
+    ask for help, argparse exits the process.
     """
     try:
         options = vars(build_parser().parse_args(with_command(arguments)))
-        # The function of the command, such as `train`, which its parser has put there.
+        # The function of the command, such as `train`, set by `build_parser`.
         run_command = options.pop("run")
         status = run_command(**options)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped; what is finished is kept.\n")
-        return 130  # as shells have it
+        return 130  # the status that shells use
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"{printable(str(error))}\n")
         return 1
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """Run the command line with the process's arguments, and exit with its status."""
-    # A log on Windows may have no code for a letter, such as a true minus.
+    # On Windows, the encoding of a log may lack a character, such as the true minus.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -65,23 +65,23 @@ def run() -> None:
 
 
 class _PlainFormatter(logging.Formatter):
-    """Spells out what cannot be shown in a message, which may name a file."""
+    """Writes a log message alone, with unprintable characters of file names escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(record.getMessage())
 
 
 def _log_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
-    """Log a warning of another package, without file, line and code."""
+    """Log a warning of another package, without its file, line and source code."""
     logging.getLogger("cliplib").warning("%s", message)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
-    A command is a function: its docstring is the help, and its parameters are called
-    as the arguments are, which stand in commands.toml. What is not given is left to the
-    function's own default.
+    Each command is a function, whose docstring is the command's help. The arguments are
+    described in commands.toml, and have the names of the function's parameters.
+    Arguments that are not given get the function's defaults.
     """
     parser = argparse.ArgumentParser(
         "cliplib",
@@ -109,17 +109,16 @@ def build_parser() -> argparse.ArgumentParser:
             help=text.partition("\n")[0],
             description=text,
         )
+        command.register("type", "int", int)  # "int" in commands.toml
         for group in [*arguments["shared"].get(name, []), name]:
             for argument, settings in arguments.get(group, {}).items():
-                if settings.get("type") == "int":
-                    settings["type"] = int
                 command.add_argument(argument, **settings)
         command.set_defaults(run=run_command)
     return parser
 
 
 def with_command(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments, "train" before them if they begin with a source.
+    """Return the arguments, with "train" before them if they begin with a source.
 
     ValueError if they begin with neither a source nor a command.
     """
@@ -213,7 +212,7 @@ def classify(
         raise FileNotFoundError(
             f"There is no {missing[0]!r}: name one folder, or files that exist."
         )
-    # "new/" is a folder, which need not be there yet.
+    # "new/" is a folder, even if it does not exist yet.
     is_folder = os.path.isdir(out_prefix) or os.path.basename(out_prefix) == ""
     if is_folder:
         out_prefix = os.path.join(out_prefix, "answers")
@@ -245,13 +244,13 @@ def classify(
 
 
 def _answer_lines(rows: pd.DataFrame) -> pd.Series:
-    """Return a line for each row of `DecisionAid.classify`: the file and its answer.
+    """Return a line with file and answer for each row of `DecisionAid.classify`.
 
-    Such as "a.jpg: cat (a training image)", or "b.jpg: no answer, uncertain".
+    Examples are "a.jpg: cat (a training image)" and "b.jpg: no answer, uncertain".
     """
     from cliplib.reports.aid_answers import is_training_image
 
-    # `where` keeps the class where the condition holds.
+    # `where` replaces the class where the condition does not hold.
     answers = rows["class"].where(~rows["abstained"], "no answer, " + rows["reason"])
     note = is_training_image(rows).map({True: " (a training image)", False: ""})
     return rows["file"] + ": " + answers + note
@@ -275,7 +274,7 @@ COMMANDS = {
 
 
 def print_list(title: str, lines: pd.Series) -> None:
-    """Print a title, how many lines there are, and the first `MOST_LINES` of them."""
+    """Print a title, the number of lines, and the first `MOST_LINES` of the lines."""
     print(f"{title}: {len(lines)}")
     for line in lines.head(MOST_LINES):
         print(f"    {line}")

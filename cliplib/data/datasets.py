@@ -237,7 +237,7 @@ def _list_splits(
         raise ValueError("The data set has no split: give one with images.")
     images = [_images_of(part, image_column) for part in splits.values()]
     metadata_by_split = {
-        str(name): _metadata_of(part, str(name), label_column)
+        str(name): _metadata(part, str(name), label_column)
         for name, part in splits.items()
     }
     metadata = pd.concat(metadata_by_split)
@@ -255,27 +255,25 @@ def _list_splits(
 
 def _images_of(part: datasets.Dataset, image_column: str) -> datasets.Dataset:
     """Return the images of a data set, undecoded, as its only column, "image"."""
-    column = _find_column(part, image_column, datasets.Image, "image")
+    column = _column_of(part, image_column, datasets.Image, "image")
     # The cast comes first: after the selection it fails for a data set on the disk to
     # which another column was added in memory.
     undecoded = part.cast_column(column, datasets.Image(decode=False))
     return undecoded.select_columns([column]).rename_columns({column: "image"})
 
 
-def _find_column(
-    part: datasets.Dataset, requested: str, feature_type: type, default: str
-) -> str:
+def _column_of(part: datasets.Dataset, requested: str, kind: type, default: str) -> str:
     """Return the name of the column of images or of labels.
 
-    It is the requested column; else the only column of a type of feature; else the only
-    column with a default name, "image" or "label", or its plural. ValueError if there
+    It is the requested column; else the only one whose features are of a kind; else the
+    only one with a default name, "image" or "label", or its plural. ValueError if there
     is no such column, or if there are several.
     """
     names: list[str] = part.column_names
     if requested in names:
         return requested
-    of_type = [name for name in names if isinstance(part.features[name], feature_type)]
-    candidates = of_type or [name for name in names if name in (default, f"{default}s")]
+    of_kind = [name for name in names if isinstance(part.features[name], kind)]
+    candidates = of_kind or [name for name in names if name in (default, f"{default}s")]
     if not requested and len(candidates) == 1:
         return candidates[0]
     raise ValueError(
@@ -284,12 +282,12 @@ def _find_column(
     )
 
 
-def _metadata_of(part: datasets.Dataset, split: str, label_column: str) -> pd.DataFrame:
+def _metadata(part: datasets.Dataset, split: str, label_column: str) -> pd.DataFrame:
     """Return id, label, split and group of a data set's images, as texts.
 
     Without a column "id" they are numbered; a column "split" replaces the name `split`.
     """
-    column = _find_column(part, label_column, datasets.ClassLabel, "label")
+    column = _column_of(part, label_column, datasets.ClassLabel, "label")
     labels: list[Any] = part[column][:]
     if isinstance(part.features[column], datasets.ClassLabel):
         names = part.features[column].names
@@ -342,8 +340,8 @@ def _as_dataset(listed: _Listed) -> datasets.Dataset:
     text = datasets.Value("string")
     label = datasets.ClassLabel(names=sorted(set(listed.metadata["label"])))
     features = datasets.Features(label=label, id=text, split=text, group=text)
-    split = listed.metadata["split"].map(_usual_name)
-    columns = listed.metadata.assign(split=split)[[*features]].to_dict("list")
+    columns = listed.metadata[[*features]].to_dict("list")
+    columns["split"] = [_usual_name(split) for split in columns["split"]]
     metadata = datasets.Dataset.from_dict(columns, features)
     joined = datasets.concatenate_datasets([listed.images, metadata], axis=1)
     joined.info.dataset_name = listed.title

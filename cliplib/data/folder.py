@@ -52,12 +52,6 @@ class ListedImage(NamedTuple):
     split: str
     label: str
 
-    @property
-    def place(self) -> Path:
-        """The folder that holds the class folders, or the split folders above them."""
-        # The id has one "/" for each folder between that folder and the file.
-        return self.path.parents[self.id.count("/")]
-
 
 def list_images(root: Path) -> list[ListedImage]:
     """Return the images in the class folders of `root`, sorted by id.
@@ -157,13 +151,16 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
     split folders hold images directly ("train/1.jpg"), or if only some images are in a
     split ("train/cat", "dog").
     """
-    image_by_place = {image.place: image for image in images}
-    if len(image_by_place) > 1:
-        first, second, *_ = sorted(image_by_place)
+    # The key is the folder that holds the class folders, or the split folders above
+    # them: an id has a "/" for each folder between this one and the file.
+    id_by_place = {
+        image.path.parents[image.id.count("/")]: image.id for image in images
+    }
+    if len(id_by_place) > 1:
+        first, second, *_ = sorted(id_by_place)
         raise ValueError(
-            f"Class folders lie in {first} (which holds {image_by_place[first].id}) "
-            f"and in {second} (which holds {image_by_place[second].id}): put all in "
-            "one place."
+            f"Class folders lie in {first} (which holds {id_by_place[first]}) and in "
+            f"{second} (which holds {id_by_place[second]}): put all in one place."
         )
     advice = "give each class a folder, within a split or not."
     if not images:

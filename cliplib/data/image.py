@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +21,15 @@ from PIL.ExifTags import Base
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import printable
 
-# One image: its path, its file's content, an image of Pillow, pixels (h, w) or
-# (h, w, 3), or a row {"path", "bytes"} of a data set.
-ImageSource: TypeAlias = (
-    str
-    | os.PathLike[str]
-    | bytes
-    | Image.Image
-    | NDArray[np.generic]
-    | Mapping[str, str | bytes | None]
+# A file: its path, its content, or a row {"path", "bytes"} of a data set.
+FileSource: TypeAlias = (
+    str | os.PathLike[str] | bytes | Mapping[str, str | bytes | None]
 )
+# One image: a file, an image of Pillow, or pixels (h, w) or (h, w, 3).
+ImageSource: TypeAlias = FileSource | Image.Image | NDArray[np.generic]
 # One image, several, an array of paths, or pixels (n, h, w, 3).
 Images: TypeAlias = ImageSource | Iterable[ImageSource]
 SINGLE_IMAGES = (str, os.PathLike, bytes, Image.Image, Mapping)
-FileFacts: TypeAlias = dict[str, int | float | str | bytes | None]
 
 # Formats that are read. Pillow reads more, some of them dangerous: for EPS it runs the
 # program Ghostscript on the file.
@@ -134,9 +129,7 @@ def image_bytes(source: ImageSource) -> bytes:
         raise UnreadableImage(source, _why_unreadable(error, source)) from error
 
 
-def _file_content(
-    source: str | os.PathLike[str] | bytes | Mapping[str, str | bytes | None],
-) -> bytes:
+def _file_content(source: FileSource) -> bytes:
     """Return the content of an image's file, which is read if only a path is given."""
     if isinstance(source, Mapping):
         content = source.get("bytes")
@@ -260,7 +253,7 @@ def _why_unreadable(
     return "empty, or in no known format"
 
 
-def file_facts(source: ImageSource) -> FileFacts:
+def file_facts(source: ImageSource) -> dict[str, Any]:
     """Read what an image's file says about the image, without decoding its pixels.
 
     Returns
@@ -303,7 +296,7 @@ def file_facts(source: ImageSource) -> FileFacts:
         }
 
 
-def _exif_facts(image: Image.Image) -> FileFacts:
+def _exif_facts(image: Image.Image) -> dict[str, str]:
     """Return the numbers of an image's EXIF entries, its camera and its software."""
     try:
         exif = image.getexif()

@@ -42,12 +42,11 @@ def number(value: object) -> str:
     """
     if value is None:
         return "none"
-    if not isinstance(value, numbers.Real):
-        return str(value)
-    if math.isnan(value):
-        return ""
-    digits = f"{value:,}" if isinstance(value, numbers.Integral) else f"{value:.3f}"
-    return digits.replace("-", "−")
+    if isinstance(value, numbers.Integral):
+        return f"{value:,}".replace("-", "−")
+    if isinstance(value, numbers.Real):
+        return "" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+    return str(value)
 
 
 def counted(count: int, name: str) -> str:

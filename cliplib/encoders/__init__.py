@@ -1,1 +1,1 @@
-"""From pixels and texts to features: CLIP, frozen, and any other vision model."""
+"""Frozen encoders of images, and of texts: CLIP, and any other vision model."""

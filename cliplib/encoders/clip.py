@@ -1,4 +1,4 @@
-"""A frozen CLIP: images and texts in, features out."""
+"""A frozen CLIP, which encodes images and texts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from cliplib.encoders.readouts import DEEP_BLOCKS, READOUTS, readout_columns
 
 logger = logging.getLogger(__name__)
 
-# Texts that are encoded at once.
+# Number of texts that are encoded at once.
 TEXT_BATCH = 256
-# Blocks of a tower; the largest have some 50.
+# Largest number of blocks in a tower; the largest CLIPs have about 50.
 MOST_BLOCKS = 1000
-# Pixels that a tower sees.
+# Largest side of the square that a model sees, in pixels.
 LARGEST_SIDE = 4096
 
-# The settings of a tower that decide features.
+# The settings of a tower that features depend on.
 _TOWER_SETTINGS = (
     "hidden_act",
     "layer_norm_eps",
@@ -42,7 +42,7 @@ _TOWER_SETTINGS = (
     "patch_size",
     "eos_token_id",
 )
-# Entries of the preprocessing that do not.
+# The settings of the preprocessing that features do not depend on.
 _INCIDENTAL = ("image_processor_type", "feature_extractor_type", "processor_class")
 
 
@@ -52,30 +52,30 @@ class ClipEncoder(Encoder):
     Parameters
     ----------
     model
-        A hub id, a folder in Hugging Face format, or "mini", the embedded model; by
-        default the setting ``CLIPLIB_MODEL``, else "mini". OSError if it is not there,
-        or no complete CLIP.
+        A hub id, a folder in Hugging Face format, or "mini" (the embedded model); by
+        default the environment variable ``CLIPLIB_MODEL``, else "mini". OSError if it
+        does not exist, or is not a complete CLIP.
     cache
-        Where features of images are kept; None keeps none.
+        Keeps features of images between runs; None keeps none.
     image_size
-        Side in pixels of the square that the model sees; at another than its own, its
-        embeddings of positions are interpolated.
+        Side in pixels of the square that the model sees. If it is not the model's own,
+        position embeddings are interpolated.
     device
         By default a GPU if there is one.
     dtype
-        What the vision tower multiplies in, "float32" or "bfloat16", which takes little
-        more than half the time on a processor with AVX-512 BF16, and longer on one
-        without; probes hardly notice. Features are float32 in any case. By default the
-        setting ``CLIPLIB_DTYPE``, else "float32".
+        Type in which the vision tower multiplies, "float32" or "bfloat16". The latter
+        takes little more than half the time on a processor with AVX-512 BF16, longer on
+        one without, and hardly changes what probes answer. Features are float32 in any
+        case. By default the environment variable ``CLIPLIB_DTYPE``, else "float32".
 
     Attributes
     ----------
     width
-        Components of a token of the vision tower, and so of pooled features.
+        Number of components of a token of the vision tower, and of pooled features.
     blocks
-        How many blocks the deep readout reads.
+        Number of blocks that the deep readout reads.
     projected_dim
-        Components of features in the space shared with texts.
+        Number of components of features in the space shared with texts.
     """
 
     readouts = READOUTS
@@ -96,7 +96,7 @@ class ClipEncoder(Encoder):
         with loading(self.name, "a folder with a whole CLIP checkpoint, or 'mini'"):
             _check_settings(find_checkpoint(self.name, weights=False))
             source = find_checkpoint(self.name)
-            clip: Any = _load_weights(source)  # whose methods have no types
+            clip: Any = _load_weights(source)  # Any: its methods have no types
             vision_config: Any = clip.config.vision_config
             text_config: Any = clip.config.text_config
             self.image_size = image_size or int(vision_config.image_size)
@@ -104,20 +104,20 @@ class ClipEncoder(Encoder):
             self.tokenizer = _load_tokenizer(source, text_config.vocab_size)
         self.model: CLIPModel = clip.eval().requires_grad_(False).to(self.device)
         self.width = int(vision_config.hidden_size)
-        # Of a tower with fewer blocks than `DEEP_BLOCKS`, all are read.
+        # All blocks of a tower with fewer than `DEEP_BLOCKS` are read.
         self.blocks = min(DEEP_BLOCKS, int(vision_config.num_hidden_layers))
         self.projected_dim = self.model.visual_projection.out_features
         self.max_tokens = int(text_config.max_position_embeddings)
 
     def __repr__(self) -> str:
-        """Name the model, its size and where it runs."""
-        size = sum(weight.numel() for weight in self.model.parameters()) / 1e6
-        shape = f"{size:.1f} M parameters, {self.image_size} px, {self.width} wide"
-        return f"ClipEncoder({self.name!r}, {shape}, {self.device})"
+        """Return the model's name, its size and its device."""
+        millions = sum(weight.numel() for weight in self.model.parameters()) / 1e6
+        size = f"{millions:.1f} M parameters, {self.image_size} px, {self.width} wide"
+        return f"ClipEncoder({self.name!r}, {size}, {self.device})"
 
     @property
     def logit_scale(self) -> float:
-        """Factor that makes cosines logits (Radford et al. 2021, section 2.3)."""
+        """Factor from cosines to logits (Radford et al. 2021, section 2.3)."""
         return float(self.model.logit_scale.exp())
 
     @cached_property
@@ -127,21 +127,21 @@ class ClipEncoder(Encoder):
         return fingerprint_of(self._described_settings(), weights)
 
     def _described_settings(self) -> bytes:
-        """Return the settings that decide features, as JSON; weights are left out."""
+        """Return the settings that features depend on, as JSON, without weights."""
         settings = json.loads(self.processor.to_json_string())
-        # A setting without a value is left out: some checkpoints do not mention it.
+        # Settings without a value are left out, since some checkpoints omit them.
         preprocessing = {
             name: value
             for name, value in settings.items()
             if name not in _INCIDENTAL and value is not None
         }
         described: dict[str, Any] = {"preprocessing": preprocessing}
-        # float32 is not named: fingerprints of committed features were made without it.
+        # float32 is left out, as it was when the committed features were made.
         if self.dtype != "float32":
             described["dtype"] = self.dtype
         for tower in ("vision_config", "text_config"):
             config = getattr(self.model.config, tower)
-            # None for a setting that only the other tower has.
+            # A setting that only the other tower has is None.
             described[tower] = {
                 name: getattr(config, name, None) for name in _TOWER_SETTINGS
             }
@@ -149,24 +149,21 @@ class ClipEncoder(Encoder):
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What a feature table says of its encoder: entries that are all text."""
-        return {
-            **super().provenance,
-            "width": str(self.width),
-            "blocks": str(self.blocks),
-        }
+        """What a feature table records about its encoder, all as texts."""
+        sizes = {"width": str(self.width), "blocks": str(self.blocks)}
+        return super().provenance | sizes
 
     def columns_of(self, readout: str) -> Ints:
-        """Return which columns of this encoder's deep readout a readout consists of."""
+        """Return the columns of this encoder's deep readout that form a readout."""
         return readout_columns(readout, self.width, self.blocks)
 
     def encode_images(
         self, images: Images, *, readout: str = "", progress: bool = True
     ) -> Features:
-        """Encode n images, (n, d) float32: see `Encoder.encode_images`.
+        """Encode n images, (n, d) float32, as `Encoder.encode_images` does.
 
-        `readout` may also be "projected": in the space shared with texts, of unit
-        length, made of the pooled features. `readout_columns` explains the others.
+        `readout` may also be "projected": pooled features, projected into the space
+        shared with texts, of unit length. `readout_columns` explains the others.
         """
         if readout != "projected":
             return super().encode_images(images, readout=readout, progress=progress)
@@ -174,7 +171,7 @@ class ClipEncoder(Encoder):
         return self.project(pooled)
 
     def encode_texts(self, texts: str | Sequence[str]) -> Features:
-        """Encode n texts, or a single one, (n, projected_dim) float32 of unit length.
+        """Encode one text or n texts, (n, projected_dim) float32, rows of unit length.
 
         Texts of more than `max_tokens` tokens are cut, with a warning.
         """
@@ -185,13 +182,10 @@ class ClipEncoder(Encoder):
         return np.concatenate(features)
 
     def _encode_text_batch(self, texts: list[str]) -> Features:
-        """Encode n texts at once, at least one, (n, projected_dim) of unit length.
-
-        Texts of more than `max_tokens` tokens are cut, with a warning.
-        """
-        # Not verbose: the tokenizer's own warning does not quote the text.
-        uncut = self.tokenizer(texts, verbose=False)["input_ids"]
-        for text, tokens in zip(texts, uncut, strict=True):
+        """Encode n texts at once, n at least 1, as `encode_texts` does."""
+        # Without verbose there is no warning by the tokenizer, which quotes no text.
+        uncut_tokens = self.tokenizer(texts, verbose=False)["input_ids"]
+        for text, tokens in zip(texts, uncut_tokens, strict=True):
             if len(tokens) > self.max_tokens:
                 logger.warning("Cut to %d tokens: %r", self.max_tokens, text[:60])
         inputs = self.tokenizer(
@@ -208,7 +202,7 @@ class ClipEncoder(Encoder):
     def project(self, pooled: ArrayLike) -> Features:
         """Project pooled features (n, width) into the space shared with texts.
 
-        Returns (n, projected_dim) float32, rows of unit length.
+        The result is (n, projected_dim) float32, with rows of unit length.
         """
         rows = torch.as_tensor(np.asarray(pooled, np.float32), device=self.device)
         if rows.ndim != 2 or rows.shape[1] != self.width:
@@ -221,17 +215,18 @@ class ClipEncoder(Encoder):
         return np.asarray(normalize(projected.cpu().numpy()))
 
     def preprocess(self, image: ImageSource) -> Features:
-        """Return normalised pixels of an image for the tower, (3, s, s) float32."""
+        """Return the normalised pixels that the tower sees, (3, s, s) float32."""
         return np.asarray(self.processor([load_image(image)])["pixel_values"][0])
 
     def pool_hidden_states(
         self, states: tuple[torch.Tensor, ...], readout: str = "deep"
     ) -> torch.Tensor:
-        """Return features (n, d) of the tower's hidden states; gradients are kept.
+        """Return the features (n, d) of a readout from the tower's hidden states.
 
-        `states` are the tokens before the first block, then those after each block, all
+        `states` holds the tokens before the first block and after each block, each
         (n, 1 + patches, width), the class token first. `readout` is one of `READOUTS`,
-        or "projected": in the space shared with texts, of unit length.
+        or "projected" (in the space shared with texts, of unit length). Gradients flow
+        back to the states.
         """
         tokens_by_block = [
             self.model.vision_model.post_layernorm(tokens)
@@ -246,8 +241,7 @@ class ClipEncoder(Encoder):
         for tokens in tokens_by_block:
             patches = tokens[:, 1:]
             mean = patches.mean(dim=1)
-            # By hand, since Tensor.std takes ten times as long, which would make the
-            # whole encoding slower by a fortieth.
+            # Tensor.std takes ten times as long, which slows all encoding by 2.5%.
             variance = (patches - mean[:, None]).square().mean(dim=1)
             means.append(mean)
             deviations.append(variance.sqrt())
@@ -257,7 +251,7 @@ class ClipEncoder(Encoder):
         return deep[:, self.columns_of(readout)]
 
     def encode_batch(self, images: list[Image.Image]) -> Features:
-        """Return the deep readout of n RGB images, (n, d), n at most `batch_size`."""
+        """Return the deep readout (n, d) of n RGB images, at most `batch_size`."""
         pixels = torch.from_numpy(np.stack(self.processor(images)["pixel_values"]))
         return self.encode_pixels(fill_batch(pixels, self.batch_size))[: len(images)]
 
@@ -287,9 +281,9 @@ def _dtype_name(dtype: str | torch.dtype) -> str:
 
 
 def _check_settings(source: str) -> None:
-    """Raise ValueError if a checkpoint is no CLIP, or larger than any CLIP is.
+    """Raise ValueError if a checkpoint is not a CLIP, or larger than any real CLIP.
 
-    Memory would not do for the numbers that somebody may have written into it.
+    A manipulated checkpoint could otherwise fill the memory.
     """
     config, _ = CLIPConfig.get_config_dict(source)
     kind = config.get("model_type")
@@ -308,39 +302,39 @@ def _check_settings(source: str) -> None:
 def _load_weights(source: str) -> CLIPModel:
     """Load a CLIP in float32 from a folder.
 
-    ValueError if it lacks weights, which transformers would replace by random ones.
-    Progress bars of transformers are off from then on: loading is too short for one.
+    ValueError if weights are missing, which transformers would replace by random ones.
+    Progress bars of transformers are switched off, since loading takes little time.
     """
-    hide_progress: Any = disable_progress_bar  # which has no types
+    hide_progress: Any = disable_progress_bar  # Any: it has no types
     hide_progress()
-    load: Any = CLIPModel.from_pretrained  # whose types know nothing of loading info
+    load: Any = CLIPModel.from_pretrained  # Any: its types lack output_loading_info
     clip, info = load(source, dtype=torch.float32, output_loading_info=True)
-    if lacking := info["missing_keys"]:
-        raise ValueError(f"it lacks weights, such as {min(lacking)}")
+    if info["missing_keys"]:
+        raise ValueError(f"it lacks weights, such as {min(info['missing_keys'])}")
     return cast(CLIPModel, clip)
 
 
 def _load_processor(source: str, image_size: int | None) -> CLIPImageProcessorPil:
-    """Return the model's image processor, for another size if asked.
+    """Return the model's image processor.
 
-    `image_size` is the side of the square that the model sees, in pixels, None for the
-    model's own. The processor works by Pillow: that by torchvision resizes differently.
+    `image_size` is the side of the square that the model sees, in pixels; None stands
+    for the model's own. The processor uses Pillow; torchvision resizes differently.
     """
-    own = CLIPImageProcessorPil.from_pretrained(source)
+    processor = CLIPImageProcessorPil.from_pretrained(source)
     if not image_size:
-        return own
+        return processor
     square = {"height": image_size, "width": image_size}
-    changed: dict[str, Any] = {"size": square}  # squashed to it
-    if own.do_center_crop:
-        changed = {"size": {"shortest_edge": image_size}, "crop_size": square}
-    return CLIPImageProcessorPil.from_pretrained(source, **changed)
+    sizes: dict[str, Any] = {"size": square}  # images are squashed
+    if processor.do_center_crop:
+        sizes = {"size": {"shortest_edge": image_size}, "crop_size": square}
+    return CLIPImageProcessorPil.from_pretrained(source, **sizes)
 
 
 def _load_tokenizer(source: str, vocabulary: int) -> CLIPTokenizer:
     """Load the tokenizer of a model that embeds `vocabulary` tokens.
 
-    ValueError if it knows more tokens than that, or less than half of them: where its
-    files are missing, transformers makes up a tokenizer of two tokens.
+    ValueError if the tokenizer has more tokens, or less than half of them. If its files
+    are missing, transformers returns a tokenizer of two tokens.
     """
     tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(source)
     if not 0.5 < len(tokenizer) / vocabulary <= 1:

@@ -1,4 +1,4 @@
-"""What all encoders of images share, and one made of any function."""
+"""The base class of all encoders of images, and an encoder made of any function."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from cliplib.encoders.checkpoint import fingerprint_of
 
 
 class Encoder(ABC):
-    """What turns images into features, frozen; a subclass says how.
+    """A frozen function from images to features, which a subclass computes.
 
     Attributes
     ----------
     name
-        What a reader calls it.
+        Name for readers.
     readouts
-        Names of the features that it can give; the last one holds all others.
+        Names of the readouts that the encoder offers; the last one contains all others.
     device
-        Where it computes, such as "cpu".
+        The device that it computes on, such as "cpu".
     batch_size
-        How many images `encode_batch` gets at most.
+        Largest number of images that `encode_batch` is called with.
     cache
-        Where features are kept; None where they are not.
+        Keeps features between runs; None keeps none.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Encoder(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Text that is another one for an encoder with other features."""
+        """A text that differs between encoders with different features."""
 
     @abstractmethod
     def encode_batch(self, images: list[Image.Image]) -> Features:
         """Return the last readout of n RGB images, (n, d) float32."""
 
     def columns_of(self, readout: str) -> Ints | slice:
-        """Return which columns of the last readout another consists of.
+        """Return the columns of the last readout that form a given readout.
 
-        An encoder of several readouts says so itself: here all columns are those of the
-        only one. ValueError for a name that is not among `readouts`.
+        These are all columns, since there is only one readout; a subclass with several
+        readouts overrides this method. ValueError if there is no such readout.
         """
         if readout not in self.readouts:
             raise ValueError(
@@ -65,7 +65,7 @@ class Encoder(ABC):
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What a feature table says of its encoder: entries that are all text."""
+        """What a feature table records about its encoder, all as texts."""
         return {
             "encoder": self.name,
             "model_fingerprint": self.fingerprint,
@@ -76,35 +76,35 @@ class Encoder(ABC):
     def image_function(self) -> ImageFunction:
         """The function from n RGB images to their last readout, for `map_images`."""
         name = f"{self.readouts[-1]}:{self.fingerprint}"
-        kind = torch.device(self.device).type
-        if kind != "cpu":  # which rounds differently
-            name = f"{name}@{kind}"
+        device_type = torch.device(self.device).type
+        if device_type != "cpu":  # other devices round differently
+            name = f"{name}@{device_type}"
         return ImageFunction(name, self.encode_batch)
 
     def map(
         self,
         images: Images,
-        *others: ImageFunction,
+        *functions: ImageFunction,
         errors: dict[int, UnreadableImage] | None = None,
         progress: str = "",
     ) -> list[NDArray[Any]]:
         """Compute the last readout of n images, and other functions in the same pass.
 
-        Returns the readout (n, d) float32, then an array (n, ...) for each of `others`.
-        `errors` is filled with the errors of images that cannot be read, by row; their
-        results are 0. If it is None, the first is raised. `progress` is the title
+        Returns the readout (n, d) float32, then an array (n, ...) for each function.
+        `errors` is filled with the errors of unreadable images, by row, and their
+        results are 0; if it is None, the first error is raised. `progress` is the title
         of a progress bar; "" shows none.
         """
         results = map_images(
             images,
             self.image_function,
-            *others,
+            *functions,
             cache=self.cache,
             errors=errors,
             batch_size=self.batch_size,
             progress=progress,
         )
-        if not results[0].size:  # no image can be read: any other tells the width
+        if not results[0].size:  # no image can be read: a black one shows the width
             width = self.encode_batch([Image.new("RGB", (64, 64))]).shape[1]
             results[0] = np.zeros((len(results[0]), width), np.float32)
         return results
@@ -112,50 +112,51 @@ class Encoder(ABC):
     def encode_images(
         self, images: Images, *, readout: str = "", progress: bool = True
     ) -> Features:
-        """Encode n images, (n, d) float32; or a single one, (1, d).
+        """Encode one image or n images, (n, d) float32.
 
-        In a pipeline of scikit-learn it is
-        ``FunctionTransformer(encoder.encode_images)``.
+        ``FunctionTransformer(encoder.encode_images)`` is a step for a pipeline of
+        scikit-learn.
 
         Parameters
         ----------
         images
-            Paths, bytes, PIL images, (h, w, 3) uint8 arrays or rows ``{"path",
-            "bytes"}``; an OSError names one that cannot be read.
+            Paths, files' contents, PIL images, (h, w, 3) uint8 arrays or rows
+            ``{"path", "bytes"}``. OSError if one of them cannot be read.
         readout
             One of `readouts`; by default the last one, as in `cliplib.encode`.
         progress
-            Show a bar.
+            Whether to show a progress bar.
         """
         columns = self.columns_of(readout or self.readouts[-1])
         (features,) = self.map(images, progress=self.name if progress else "")
         return np.asarray(features[:, columns])
 
     def encode_texts(self, texts: str | Sequence[str]) -> Features:
-        """Encode texts, where the encoder has words; else raise TypeError."""
+        """Encode texts; TypeError unless a subclass can read texts."""
         raise TypeError(f"{self.name!r} reads no texts: take a ClipEncoder.")
 
     def project(self, pooled: ArrayLike) -> Features:
-        """Project features to where texts are; TypeError where there are none."""
+        """Project features into the space of texts; TypeError unless there is one."""
         raise TypeError(f"{self.name!r} reads no texts: take a ClipEncoder.")
 
 
 class FunctionEncoder(Encoder):
-    """An encoder made of your own function, or module of torch.
+    """An encoder made of your own function or torch module.
 
     Parameters
     ----------
     function
-        From a list of n RGB images of Pillow to features (n, d), an array or a tensor.
-        With `preprocess`, from their stacked results. A module of torch is put into
-        evaluation mode; it computes where its weights are, and in their type. Several
-        threads call it at once: what it keeps from one call to the next, such as what a
-        hook has caught, needs a `threading.local`.
+        A function from a list of n RGB images of Pillow, or from the stacked tensors of
+        `preprocess`, to features (n, d), an array or a tensor. A torch module is put
+        into evaluation mode, and gets tensors of its weights' device and type. Several
+        threads call the function at once: anything that it keeps between calls, such as
+        the result of a hook, needs a `threading.local`.
     name
-        What the features are known by: choose another when the function changes, since
-        it stands in the fingerprint, beside the weights of a module.
+        Name of the features. Choose another name when the function changes: with the
+        weights of a module, it decides the fingerprint.
     preprocess
-        From an RGB image of Pillow to a tensor, such as a transform of torchvision.
+        A function from an RGB image of Pillow to a tensor, such as a transform of
+        torchvision.
     """
 
     readouts = ("output",)
@@ -179,7 +180,7 @@ class FunctionEncoder(Encoder):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the name and a module's weights, in hexadecimal digits."""
+        """Hash of the name and of a module's weights, in hexadecimal digits."""
         weights = {}
         if isinstance(self.function, torch.nn.Module):
             weights = self.function.state_dict()
@@ -188,9 +189,12 @@ class FunctionEncoder(Encoder):
     def encode_batch(self, images: list[Image.Image]) -> Features:
         """Return the features of n RGB images, (n, d) float32.
 
-        ValueError if the function does not return a row for each.
+        ValueError if the function does not return a row for each image.
         """
-        inputs = self._inputs_of(images)
+        inputs: list[Image.Image] | torch.Tensor = images
+        if self.preprocess is not None:
+            pixels = [torch.as_tensor(self.preprocess(image)) for image in images]
+            inputs = torch.stack(pixels).to(self.device, self.dtype)
         with torch.inference_mode():
             output = self.function(inputs)
         if isinstance(output, torch.Tensor):
@@ -203,18 +207,11 @@ class FunctionEncoder(Encoder):
             )
         return features
 
-    def _inputs_of(self, images: list[Image.Image]) -> list[Image.Image] | torch.Tensor:
-        """Return what the function takes: n images, or n stacked tensors of them."""
-        if self.preprocess is None:
-            return images
-        pixels = [torch.as_tensor(self.preprocess(image)) for image in images]
-        return torch.stack(pixels).to(self.device, self.dtype)
-
 
 def check_made_by(provenance: Mapping[str, str], encoder: object) -> None:
-    """Raise ValueError for the provenance of a feature table of another encoder.
+    """Raise ValueError if another encoder made the table with this provenance.
 
-    TypeError for what is no encoder, such as the table in its place.
+    TypeError if `encoder` is not an encoder, as when the table was given in its place.
     """
     if not isinstance(encoder, Encoder):
         raise TypeError(
@@ -230,19 +227,20 @@ def check_made_by(provenance: Mapping[str, str], encoder: object) -> None:
 
 
 def placement(device: str | None = None) -> tuple[str, int]:
-    """Return where to compute, and how many images at once: a GPU needs more.
+    """Return the device to compute on, and how many images it should encode at once.
 
-    By default it is a GPU if there is one.
+    The device is a GPU by default, if there is one.
     """
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device or default)
     return str(chosen), 16 if chosen.type == "cpu" else 128
 
 
 def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """Append images of zeros to n images, (n, 3, h, w), until there are `size`.
+    """Append images of zeros to n images, (n, 3, h, w), until there are `size` images.
 
-    Encoders compute batches of one size only, since torch rounds differently by the
-    number of rows: an image's features must not depend on how many are beside it.
+    So all batches have one size. In torch the number of rows changes rounding, but an
+    image's features must not depend on how many other images are in its batch.
     """
     missing = max(0, size - len(pixels))
     return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])

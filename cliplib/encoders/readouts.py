@@ -1,4 +1,4 @@
-"""What is read of a CLIP's vision tower, by name."""
+"""Readouts: which features of a CLIP's vision tower a probe gets."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import numpy as np
 from cliplib.data.arrays import Ints
 
 READOUTS = ("pooled", "deep")
-# The last blocks of the vision tower, which the deep readout reads.
+# How many of the vision tower's last blocks the deep readout reads.
 DEEP_BLOCKS = 4
 
 
 def readout_columns(readout: str, width: int, blocks: int = DEEP_BLOCKS) -> Ints:
-    """Return which columns of the deep readout a readout consists of.
+    """Return the columns of the deep readout that form a given readout.
 
-    ``deep`` has three parts: first class tokens, then means over the patch tokens, then
-    their standard deviations. Each part has `width` columns for each of the last
-    `blocks` blocks, in the order of the blocks. Every token goes through the final
-    layer norm. ``pooled`` is the last class token (Radford et al. 2021, appendix A.3).
+    ``deep`` has three parts: the class tokens, then the means over the patch tokens,
+    then the standard deviations over the patch tokens. Each part has `width` columns
+    for each of the last `blocks` blocks, in the order of the blocks. All tokens are
+    normalised by the final layer norm. ``pooled`` is the last block's class token
+    (Radford et al. 2021, appendix A.3).
 
     Parameters
     ----------
@@ -26,7 +27,7 @@ def readout_columns(readout: str, width: int, blocks: int = DEEP_BLOCKS) -> Ints
     width
         Number of components of a token of the vision tower.
     blocks
-        How many blocks the deep readout reads: four, or all of a tower of fewer.
+        Number of blocks that the deep readout reads.
 
     Returns
     -------
