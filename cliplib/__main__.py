@@ -150,7 +150,7 @@ def train(source: str, out: str, **options: Any) -> None:
     check_apart(source, out)
     check_aid_can_be_saved(out)
     findings = measure(source, **options)
-    findings.aid.save(out)  # before printing, which fails where a pipe was closed
+    findings.aid.save(out)  # before printing, which fails if a pipe was closed
     print(cliplib.verdict(findings))
     print(f"Decision aid saved: cliplib classify {out} FOLDER_OR_FILES")
 

@@ -215,9 +215,8 @@ def _raise_cause(error: BaseException, name: str, revision: str) -> NoReturn:
 
     It is a DownloadError, unless `explained` has a better sentence for it.
     """
-    if isinstance(
-        error, datasets.exceptions.DatasetNotFoundError
-    ):  # also if the user may not read it
+    # Raised as well for a data set that the user may not read.
+    if isinstance(error, datasets.exceptions.DatasetNotFoundError):
         raise DownloadError(not_there(f"datasets/{name}", revision))
     while isinstance(error, LIBRARY_ERRORS) and error.__cause__:
         error = error.__cause__

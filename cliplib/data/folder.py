@@ -137,11 +137,11 @@ def parse_path(relative: PurePath) -> tuple[str, str, str]:
         raise ValueError(
             f"The image {relative} lies outside the class folders: move it into one."
         )
-    folder = relative.parent
-    above = folder.parent
+    class_folder = relative.parent
+    above = class_folder.parent  # a split folder or not
     split = USUAL_SPLIT.get(above.name.lower(), "")
     root = above.parent if split else above
-    return relative.relative_to(root).as_posix(), split, folder.name
+    return relative.relative_to(root).as_posix(), split, class_folder.name
 
 
 def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:

@@ -85,7 +85,7 @@ def _fetch(name: str, patterns: Sequence[str]) -> Path:
         logger.warning("%s: %s is damaged: fetched again", name, damaged[0].name)
         for path in damaged:
             path.resolve().unlink()
-        # The client names the folder by its commit.
+        # The folder's name is its commit, so that the same version is fetched.
         folder = _snapshot(repo, folder.name, patterns)
         still_damaged = _damaged_files(folder, patterns)
         if still_damaged:
@@ -118,7 +118,7 @@ def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
 
 
 def ask_hub(repo: str, revision: str | None, kind: str = "model") -> None:
-    """Raise the client's error if the hub does not answer, or not show a repository.
+    """Raise the client's error if the hub is silent or does not show a repository.
 
     `kind` is "model" or "dataset". Without this request, a download would wait for ever
     or be repeated.

@@ -132,10 +132,10 @@ def image_bytes(source: ImageSource) -> bytes:
 def _file_content(source: FileSource) -> bytes:
     """Return the content of an image's file, which is read if only a path is given."""
     if isinstance(source, Mapping):
-        content = source.get("bytes")
-        if content is None:
-            content = source.get("path") or b""
-        return _file_content(content)
+        bytes_or_path = source.get("bytes")
+        if bytes_or_path is None:
+            bytes_or_path = source.get("path") or b""
+        return _file_content(bytes_or_path)
     if isinstance(source, bytes):
         return source
     path = Path(source)
