@@ -55,7 +55,7 @@ def read_predictions(
 
 
 def checked_proba(labels: Ints, predicted: ArrayLike) -> Floats:
-    """Return probabilities (n, k) as an array, once they are found to be usable.
+    """Return probabilities (n, k) as an array, and refuse unusable ones.
 
     `labels` (n,) are column numbers. A ValueError is raised if the probabilities have
     another shape, do not sum to 1, or lack a column for a label.

@@ -202,7 +202,7 @@ def _statistics(is_true: Bools, is_predicted: Bools, proba: Floats) -> Statistic
 def _shares_by_class(
     is_true: Bools, is_predicted: Bools, weights: Floats
 ) -> dict[str, Floats]:
-    """Return each of `PER_CLASS`, (draws, k); "auroc" is that of scores of 0 and 1."""
+    """Return each of `PER_CLASS`, (draws, k); "auroc" takes predictions as scores."""
     # All counts are (draws, k): for each draw and class, a number of rows.
     n_true = weights @ is_true
     n_predicted = weights @ is_predicted
@@ -224,10 +224,10 @@ def _shares_by_class(
 def _calibration_error(is_correct: Bools, proba: Floats) -> Statistic:
     """Return a function from weights to the expected calibration error, "ece".
 
-    It also gives "ece_noise": how far the bins of a draw are from those of the sample.
+    It also returns "ece_noise", the distance between a draw's bins and the sample's.
     """
     confidence = proba.max(axis=1, keepdims=True)
-    # (n, bins). Its sum over rows is the confidence of a bin less its hits.
+    # (n, bins): each row has its confidence less 1 or 0 (right or wrong) in its bin.
     gap_of_row = confidence_bins(confidence) * (confidence - is_correct[:, None])
     gap_on_sample = gap_of_row.mean(axis=0)  # (bins,)
 
@@ -253,7 +253,7 @@ def _mean_area(auroc: Floats) -> Floats:
 def confidence_bins(confidence: Floats) -> Bools:
     """Tell which bin each confidence (n, 1) is in, as a mask (n, bins).
 
-    The bins are those of `CONFIDENCE_BIN_EDGES`. No confidence is 0, because it is the
+    `CONFIDENCE_BIN_EDGES` separate the bins. No confidence is 0, because it is the
     probability of the most probable class.
     """
     at_most_one = np.minimum(confidence, 1)  # rounding may make it larger than 1
@@ -276,8 +276,8 @@ def _per_class_intervals(
     those of the classes. A number is based on the groups that have a row in its
     denominator.
     """
-    # Numbers of groups with a row of each class, (k,); with a row of another class; and
-    # with a row for which the class is predicted.
+    # For each class, (k,), the numbers of groups with a row of the class, with a row of
+    # another class, and with a row for which the class is predicted.
     n_with_class = count_groups(is_true, group_of_row)
     n_with_others = count_groups(~is_true, group_of_row)
     n_with_predicted = count_groups(is_predicted, group_of_row)
@@ -309,12 +309,11 @@ def _overall_intervals(
     extended by `_mean_interval`. The calibration error is biased, and has an interval
     of its own.
     """
-    exact = clopper_pearson(resampled["accuracy"].value, n_groups)[:, None]  # (2, 1)
-    tables = [
-        intervals(resampled[name], n_groups, exact if name == "accuracy" else None)
-        for name in METRICS
-    ]
-    table = pd.concat(tables)
+    exact = clopper_pearson(resampled["accuracy"].value, n_groups)
+    exact_bounds = {"accuracy": exact[:, None]}  # (2, 1)
+    table = pd.concat(
+        [intervals(resampled[m], n_groups, exact_bounds.get(m)) for m in METRICS]
+    )
     table.index = pd.Index(METRICS, name="metric")
     areas = per_class["auroc"]
     means_over_classes = {

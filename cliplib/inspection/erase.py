@@ -186,9 +186,9 @@ def _continued(pixels: Floats, hole: Bools, step: int, smoothing: float) -> Floa
 
 
 def _blurred(pixels: Floats, is_known: Bools, sigma: float) -> Floats:
-    """Blur pixels (h, w, c) by a Gaussian mean of those that are known, a mask (h, w).
+    """Blur pixels (h, w, c) by a Gaussian, without those that are not known.
 
-    `sigma` is the Gaussian's standard deviation in pixels.
+    `is_known` is a mask (h, w), and `sigma` the standard deviation in pixels.
     """
     weight = gaussian_filter(is_known.astype(np.float64), sigma)[..., None]
     total = gaussian_filter(pixels * is_known[..., None], (sigma, sigma, 0))

@@ -1,8 +1,8 @@
 """Subgroups of a class: parts of it that have another origin, and another accuracy.
 
 A class may consist of two archives that differ in file names, cameras or image sizes.
-If a probe is right in one of them and wrong in the other, its accuracy for the class is
-that of a mixture.
+If a probe is right in one of them and wrong in the other, its accuracy for the class
+hides this.
 """
 
 from __future__ import annotations

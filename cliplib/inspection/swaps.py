@@ -1,8 +1,8 @@
 """Swaps of image statistics, which show whether a probe relies on a shortcut.
 
-If the corners of two classes differ, a probe need not look at corners. So images get
-the corner, the brightness or the sharpness of an image of another class. Since any swap
-costs something, they also get that of another image of their own class, for comparison.
+Even if the corners of two classes differ, a probe may not look at corners. So images
+get the corner, the brightness or the sharpness of an image of another class. As any
+swap costs something, the same is done with an image of the own class, for comparison.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ def _cost(
 ) -> Estimate:
     """Return how much more a swap costs with another class than with the own class.
 
-    The cost is the loss of probability of the right answer, which is either the class
-    that the shortcut identifies best, or any other class. It is `NOT_MEASURED` if no
-    fold has images of both.
+    The cost is a loss of probability of the right answer. There are two answers: the
+    class that the shortcut identifies best, and any other class. The result is
+    `NOT_MEASURED` if no fold has images of both.
     """
     label = shortcut.most_separable_class
     drawn = _draw_donors(table, label, [fit.test_rows for fit in fits], seed)
@@ -158,10 +158,10 @@ def _load_reduced(source: ImageSource) -> Image.Image:
 def _draw_donors(
     table: FeatureTable, label: int, test_folds: Sequence[Ints], seed: int
 ) -> pd.DataFrame:
-    """Draw images of a class and as many others, each with two donors of its fold.
+    """Draw images of a class and of all others, each with two donors of its fold.
 
-    Columns are fold, and three row numbers of the table: row (the image), same_class
-    and other_class (its donors). No two images are of one group.
+    The result has the columns fold, row, same_class and other_class. The last three are
+    rows of the table: the image and its two donors. No two images are of one group.
     """
     rng = np.random.default_rng(seed)
     most_of_side = MOST_IMAGES // (2 * len(test_folds))
