@@ -139,16 +139,16 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
     smoothing = max(SMOOTHING, step)
     # More distant pixels do not matter: a blur reaches 4 standard deviations.
     margin = RIM + math.ceil(4 * smoothing)
-    part = _surroundings(mask, margin)
-    hole = mask[part]
-    filling = _continued(pixels[part], hole, step, smoothing)
-    noise = _noise(pixels[part], hole, seed)
+    region = _slices_around(mask, margin)
+    hole = mask[region]
+    filling = _smooth_filling(pixels[region], hole, step, smoothing)
+    noise = _noise(pixels[region], hole, seed)
     pixels[mask] = (filling + noise)[hole]
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
-def _surroundings(mask: Bools, margin: int) -> tuple[slice, ...]:
-    """Return slices of the rows and columns that contain a mask (h, w) and a margin.
+def _slices_around(mask: Bools, margin: int) -> tuple[slice, ...]:
+    """Return slices of the rows and columns that contain a mask (h, w) with a margin.
 
     At least one pixel of the mask must be true. `margin` is in pixels, on each side.
     """
@@ -158,7 +158,7 @@ def _surroundings(mask: Bools, margin: int) -> tuple[slice, ...]:
     )
 
 
-def _continued(pixels: Floats, hole: Bools, step: int, smoothing: float) -> Floats:
+def _smooth_filling(pixels: Floats, hole: Bools, step: int, smoothing: float) -> Floats:
     """Return pixels (h, w, 3) that smoothly continue the surroundings of a hole (h, w).
 
     Only the pixels within the hole are meant to be used. The surroundings are blurred
