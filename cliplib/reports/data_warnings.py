@@ -215,8 +215,8 @@ def one_class_value_warnings(findings: Findings) -> Iterator[DataWarning]:
         texts = FILE_FIELDS[evidence["field"]]
         such_files = "files " + filled(texts.get(value, texts["any"]), value=value)
         # The class has nearly all groups with the value, but fewer of the images.
-        few = evidence["images"] < MIN_PURITY * n_with_value
-        words = {"such_files": such_files, "of_all": n_with_value, "few": few}
+        by_group = evidence["images"] < MIN_PURITY * n_with_value
+        words = {"such_files": such_files, "of_all": n_with_value, "by_group": by_group}
         yield warning_of("one-class-value", evidence, rows=rows, **words)
 
 
