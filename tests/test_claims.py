@@ -165,10 +165,6 @@ CROPPED = "series.results.cropped.all.balanced_without_mr"
 # What a sentence must not survive, by hand: its plain contrary, or too little of it.
 CONTRARY = {
     "cover-patients": (FALL, NOTHING),
-    "cover-erased": (
-        'cell("hidden_and_shown", "meningioma", "tumour erased").low',
-        0.45,
-    ),
     "cover-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "cover-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "0-answer": (ERASED, 0.55),
