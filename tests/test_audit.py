@@ -261,6 +261,11 @@ def test_unreadable_images_match_nothing() -> None:
     )
 
 
+def test_no_images_have_no_copies() -> None:
+    assert find_near_duplicates([]).empty
+    assert find_near_duplicates(hashes(blobs(0)), []).empty
+
+
 def test_a_quarter_turn_is_named_from_the_first_collection_to_the_second() -> None:
     image = blobs(7)
     left = image.transpose(TURN.ROTATE_90)

@@ -180,6 +180,15 @@ def test_what_does_not_fit_together_is_refused(y, predicted, named):
         evaluate(y, predicted, ["a", "b"])
 
 
+@pytest.mark.parametrize(("of_truth", "of_answers"), [(float, int), (int, float)])
+def test_whole_numbers_are_the_same_labels_in_any_type(of_truth, of_answers):
+    truth = np.array([0, 2, 2, 3] * 5, of_truth)  # 1 is none of the classes
+    answers = np.array([0, 2, 2, 2] * 5, of_answers)
+    found = evaluate(truth, answers, n_boot=50)
+    assert found.estimate("accuracy").value == 0.75
+    assert found.support.index.tolist() == ["0", "2", "3"]
+
+
 def test_names_of_classes_are_labels_too():
     names = np.array(["cat", "dog", "eel"])
     rng = np.random.default_rng(0)

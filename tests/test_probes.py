@@ -556,6 +556,8 @@ def test_settings_without_a_solution_are_refused():
             LinearProbe(Cs=Cs).fit(np.eye(10), np.arange(10) % 2)
     with pytest.raises(ValueError, match="alpha=0 is too small for rows as alike"):
         KernelProbe(alpha=0).fit(np.ones((10, 2)), np.arange(10) % 2)
+    with pytest.raises(ValueError, match="hidden=0 must be a whole number, 1 at least"):
+        MLPProbe(hidden=0).fit(np.eye(10), np.arange(10) % 2)
 
 
 def test_far_from_all_that_it_knows_the_kernel_probe_is_unsure(sample):

@@ -74,6 +74,13 @@ def test_without_a_test_part_there_is_nothing_to_compare() -> None:
     assert evaluated(no_test) is None
 
 
+def test_one_group_of_a_class_is_too_few_to_train_on() -> None:
+    table = leaky(10)
+    splits = np.full(len(table), "train")
+    splits[8:] = "test"  # what is left to train on are two groups, one of each class
+    assert evaluated(replace(table, splits=splits)) is None
+
+
 def test_the_corrected_split_keeps_groups_whole() -> None:
     table = leaky()
     table = table.select(np.random.default_rng(1).permutation(len(table)))

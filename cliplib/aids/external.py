@@ -61,8 +61,8 @@ def evaluate_external(
     Parameters
     ----------
     internal, external
-        Images that the probe was trained on, whose classes count, and images of the
-        other folder.
+        The training images, of whose classes alone images are tested; and the images of
+        the other folder.
     probe, aid
         A probe and a decision aid, trained on the internal images in the same readout.
     copies

@@ -156,7 +156,7 @@ def map_images(
     UnreadableImage
         If an image cannot be read, and `errors` is None.
     """
-    # Here, since this module imports torch, which takes seconds.
+    # Imported here, since it imports torch, which takes seconds.
     from cliplib.data.threads import pool_of_single_threads
 
     sources = image_list(images)

@@ -45,8 +45,13 @@ def read_predictions(
             "columns in this order: the columns of a classifier are its classes_."
         )
     if classes is None:
-        # `unique_labels` refuses names mixed with numbers.
-        classes = unique_labels(y, predicted).tolist()
+        # `unique_labels` refuses names mixed with numbers, and fractions.
+        found = unique_labels(y, predicted)
+        if found.dtype.kind in "iuf":  # a label 1 may be an integer or a float
+            found = found.astype(np.int64)
+            y = np.asarray(y, np.int64)
+            predicted = np.asarray(predicted, np.int64)
+        classes = found.tolist()
     labels = label_indices(y, classes)
     if len(shape) == 1:
         columns = label_indices(predicted, classes)

@@ -225,7 +225,8 @@ def small_sample_factor(n_groups: ArrayLike) -> Floats:
     """Return the factor above 1 by which bootstrap intervals of few groups are widened.
 
     For n groups, at least 2, it replaces the normal quantile by Student's, and the
-    bootstrap's standard deviation, divided by n, by the unbiased one, divided by n - 1.
+    standard deviation with divisor n, which the bootstrap implies, by the one with
+    divisor n - 1.
     """
     n = np.asarray(n_groups, float)
     students_quantile = stdtrit(n - 1, 0.975)

@@ -26,6 +26,7 @@ from cliplib.features.groups import connected_groups
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
     GREY_SIDE,
+    HASH_RECORD,
     MAX_SIMPLE_DIFFERENCE,
     ORIENTATIONS,
     are_drawings,
@@ -157,6 +158,8 @@ def _records_of(images: Images | NDArray[np.uint8]) -> NDArray[Any]:
     """Return the records of images, or of their hashes."""
     if not (isinstance(images, np.ndarray) and images.ndim == 2):
         (images,) = map_images(images, image_hash)
+        if not len(images):
+            return np.zeros(0, HASH_RECORD)
     return hash_records(images)
 
 
@@ -201,7 +204,7 @@ def _one_row_for_each_pair(pairs: pd.DataFrame) -> pd.DataFrame:
     Images of the same pixels are found as "near" as well, and a symmetric image in
     several orientations. Rows are sorted by index_a, then by index_b.
     """
-    # "exact" is sorted before "near".
+    # "exact" is sorted before "near"; a cropped pair occurs only once.
     best_first = pairs.sort_values(["kind", "correlation"], ascending=[True, False])
     pair = ["index_a", "index_b"]
     return best_first.drop_duplicates(pair).sort_values(pair)

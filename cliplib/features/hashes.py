@@ -50,7 +50,7 @@ MIN_FLAT_BLOCKS = 24
 # Largest difference of two copies of a simple image, in grey levels. Copies differ by
 # up to 15; each two of 1,797 handwritten digits differ by 40 or more.
 MAX_SIMPLE_DIFFERENCE = 18
-# Share of an image's contrast below which the loss at 16 × 16 pixels makes it simple.
+# An image is simple if 16 × 16 pixels lose less than this share of its contrast.
 MAX_LOST = 0.1
 # Share of pixels with one of the four most common of 64 grey levels, above which an
 # image is a drawing.

@@ -176,7 +176,7 @@ def _coarsely_aligned(
 
 
 def _best_map(correlations: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each pair's map with the highest correlation, (p, 2, 3), and that, (p,).
+    """Return the best map of each pair, (p, 2, 3), and its correlation, (p,).
 
     `correlations` (p, warps, 16, 16) are by warp of `GRID`, and by shift in pixels:
     down, then right.

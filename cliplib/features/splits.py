@@ -201,7 +201,7 @@ def check_number_of_groups(
 
 
 def assign_folds(labels: Any, group_of_row: Ints, n_splits: int, seed: int) -> Ints:
-    """Return `fold_numbers` (n,), although some classes may have too few groups.
+    """Assign folds (n,) as `fold_numbers` does, also if some classes have few groups.
 
     Scikit-learn refuses if no class has as many groups as there are folds.
     """

@@ -106,7 +106,7 @@ def _nearest(rows: Features, groups: Ints) -> tuple[Ints, NDArray[np.float32]]:
 def _pairs(
     neighbour: Ints, cosine: NDArray[np.float32]
 ) -> list[tuple[int, int, float]]:
-    """Return pairs of nearest rows, evenly from the most similar to the quartile."""
+    """Return some pairs, evenly spaced from the most similar to the upper quartile."""
     rows = np.arange(len(cosine))
     first = np.minimum(rows, neighbour)
     second = np.maximum(rows, neighbour)

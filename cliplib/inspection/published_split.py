@@ -11,7 +11,7 @@ import pandas as pd
 
 from cliplib.evaluation.intervals import Estimate, share_with_interval
 from cliplib.features.splits import fold_numbers, group_train_test_split
-from cliplib.features.table import FeatureTable
+from cliplib.features.table import FeatureTable, groups_per_class
 from cliplib.probes.out_of_fold import fit_with_groups, out_of_fold_proba
 
 PUBLISHED = "own split"
@@ -65,15 +65,17 @@ def evaluate_published_split(
     Returns
     -------
     PublishedSplit or None
-        None if there is no test part, or a class is missing in the training part.
+        None if there is no test part, or a class has fewer than two groups in the
+        training part: a probe holds one out to choose its settings.
     """
     is_train = table.splits == "train"
     is_test = table.splits == "test"
-    if not is_test.any() or len(set(table.labels[is_train])) < len(table.classes):
+    train = table.select(is_train)
+    if not is_test.any() or groups_per_class(train).min() < 2:
         return None
     share = partial(share_with_interval, seed=seed)
     test = table.select(is_test)
-    fitted = fit_with_groups(probe, table.select(is_train))
+    fitted = fit_with_groups(probe, train)
     on_test = share(fitted.predict(test.features) == test.labels, groups=test.groups)
     proba = out_of_fold_proba(
         probe, table, groups=table.copies, n_splits=n_splits, seed=seed

@@ -59,6 +59,10 @@ class MLPProbe(Probe):
 
         ValueError if the loss is not finite after any epoch.
         """
+        if self.hidden < 1:
+            raise ValueError(
+                f"hidden={self.hidden!r} must be a whole number, 1 at least."
+            )
         inputs = torch.from_numpy(self._standardize(rows))
         targets = torch.from_numpy(class_codes)
         # Not torch's global generator, which all threads share: a fit would depend on

@@ -255,9 +255,9 @@ def encode_readable(
 
 
 def grouping_of(images: EncodedImages) -> Grouping:
-    """Return the declared groups and which of them copies join, or a suggestion.
+    """Return how many groups are declared, and which of them copies join.
 
-    Groups are suggested by the names of the files.
+    If none are declared, return the groups that the names of the files suggest.
     """
     ids = images.table.ids.tolist()
     groups = images.dataset["group"][:]  # all "" where none are declared

@@ -49,7 +49,7 @@ FEWEST_GROUPS = 4
 def number_of_folds(table: FeatureTable) -> int:
     """Return the number of folds that keep a table's groups whole, at most five.
 
-    Each class has a group in each fold.
+    Each class has at least as many groups as there are folds.
 
     Raises
     ------
