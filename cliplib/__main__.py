@@ -109,9 +109,10 @@ def build_parser() -> argparse.ArgumentParser:
             help=text.partition("\n")[0],
             description=text,
         )
-        command.register("type", "int", int)  # "int" in commands.toml
         for group in [*arguments["shared"].get(name, []), name]:
             for argument, settings in arguments.get(group, {}).items():
+                if settings.get("type") == "int":
+                    settings["type"] = int
                 command.add_argument(argument, **settings)
         command.set_defaults(run=run_command)
     return parser

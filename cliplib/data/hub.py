@@ -47,7 +47,7 @@ class DownloadError(OSError):
 
 
 def fetch_settings(name: str) -> Path:
-    """Return the folder of a model's settings: all of its files but the weights.
+    """Return the folder of a model's configuration, preprocessing and tokenizer.
 
     `name` is "owner/name", or "owner/name@revision" with a branch, tag or commit.
     DownloadError if they cannot be downloaded.

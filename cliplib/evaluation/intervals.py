@@ -164,7 +164,7 @@ def intervals(
         denominator, (m,), or one number for all.
     exact_bounds
         Exact lower and upper bounds (2, m) of shares and areas, from `clopper_pearson`
-        or `newcombe`; NaN for statistics that are not limited to 0 to 1.
+        or `newcombe`; NaN for statistics without exact bounds.
     names
         Index of the table, (m,).
 
@@ -173,7 +173,7 @@ def intervals(
     pd.DataFrame
         value, low and high, a row for each statistic; NaN where the value is undefined
         on the sample. A single group cannot show how groups vary: its interval is 0 to
-        1 for shares, and NaN for other statistics.
+        1 for statistics with exact bounds, and NaN for others.
     """
     value = np.atleast_1d(resampled.value)  # (m,)
     on_draws = resampled.on_draws.reshape(-1, len(value))  # (n_boot, m)

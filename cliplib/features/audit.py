@@ -131,7 +131,7 @@ def _summary(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Count images, pairs, groups and leaks: a column count, indexed by measure.
 
     ``byte_copies`` are images whose file equals that of an earlier image;
-    ``exact_copies``, ``near_pairs`` (cropped ones among them), ``mirrored_pairs``,
+    ``exact_copies``, ``near_pairs`` (with cropped ones), ``mirrored_pairs``,
     ``turned_pairs`` and ``label_conflicts`` are pairs. Leaks are images whose group or
     file also occurs in an earlier split. Leaks of validation images count as well,
     since hyperparameters are chosen on these images.

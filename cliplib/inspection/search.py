@@ -55,7 +55,8 @@ def search(
     Raises
     ------
     TypeError
-        If the encoder cannot encode texts, or `encoder` is not an encoder.
+        If the encoder cannot encode texts, or what is given beside a table is no
+        encoder.
     ValueError
         If there is no query, `k` is less than 1, the queries have groups but the
         gallery has none, texts are given without an encoder, or the table was made by

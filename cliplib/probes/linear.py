@@ -25,9 +25,9 @@ class LinearProbe(Probe):
     """Multinomial logistic regression on standardised features.
 
     The fit minimises the mean log loss + |coef_|² / (2 C n). Values of C are tried from
-    the smallest on, until the validation loss rises. The smallest C within 1e-4 nats of
-    the best is chosen, and fitted to all rows, validation rows included. (DINOv2 tries
-    more values: 45.)
+    the smallest on, until the validation loss is more than 1e-4 nats above the best.
+    The smallest C within 1e-4 nats of the best is chosen, and fitted to all rows,
+    validation rows included. (DINOv2 tries more values: 45.)
 
     The fitted attributes are coef_ (k, d), intercept_ (k,), C_, and sweep_, a DataFrame
     of C, log_loss (nats) and accuracy.

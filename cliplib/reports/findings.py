@@ -95,7 +95,8 @@ class Findings:
         Whether the encoder was trained on each image, (n,); None where the training
         images are unknown, as of all encoders but the embedded one.
     published_split
-        How the best probe does on the folder's own split; None where there is none.
+        How the best probe does on the folder's own split; None where there is none, or
+        none that a probe can be trained on.
     external
         How the best probe and the aid do on images of another folder; None without one.
     erased

@@ -44,8 +44,9 @@ def report(folder: Source, out: str | os.PathLike[str], **options: Any) -> Verdi
         A folder of class folders, or any other source of images: see `load_dataset`.
     out
         The folder for report.html, report.pdf, report.json, answers.csv, copies.csv and
-        the decision aid, "aid". If the images have a split of their own, it also gets
-        splits.csv, one that keeps groups whole. An older report there is replaced.
+        the decision aid, "aid". If the images have a split of their own on which a
+        probe can be trained, it also gets splits.csv, one that keeps groups whole. An
+        older report there is replaced.
     options
         Options of `measure`, such as title, groups, seed and split.
 
