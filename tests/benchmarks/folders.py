@@ -4,7 +4,9 @@ Each is built twice: the folder to be reported on, with what is planted in it, a
 independent images of the same classes, of other groups and without what is planted.
 ``folders.csv`` lists them: images of a class (`n`), of a group at most (`each`), and
 independent ones of a class (`n_new`). Development and confirmation share no image: they
-differ in classes or groups, and in the strength of what is planted.
+differ in classes or groups, and in the strength of what is planted. Rules were revised
+after runs on both, so there is a third part, ``unseen``: its classes were drawn from
+those that neither part and no pair of ``pairs.py`` had used, and its traps are others.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from sklearn.datasets import load_digits
 
-PARTS = ("development", "confirmation")
+PARTS = ("development", "confirmation", "unseen")
 SIDE = 160
 """Pixels of the shorter side of all images; nothing of the sources' files is left."""
 EACH_NEW = 6
@@ -61,7 +63,9 @@ def collection(name: str, data: Path, part: str) -> pd.DataFrame:
     if name not in HALVED:
         table = pd.read_parquet(data / "pretrain" / f"{name}.parquet")
         pixels = [image["bytes"] for image in table["image"]]
-        return table.assign(image=pixels, group=table["id"])
+        # Chest X-rays are named by patient; elsewhere each image is a group.
+        patients = table["id"].str.extract(r"(person\d+|IM-\d+)")[0]
+        return table.assign(image=pixels, group=patients.fillna(table["id"]))
     if name == "trashnet":
         (listed,) = ROOT.glob("notebooks/**/trashnet_objects.csv")
         folder, table = data / "trashnet" / "images", pd.read_csv(listed, dtype=str)
@@ -132,6 +136,36 @@ def ruler(pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
         pen.line((0, y, 6, y), fill=(255, 255, 255), width=2)
 
 
+def caption(pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    pen.rectangle((0, 0, 44, 12), fill="black")
+    pen.text((3, 1), "CAM 02", "white")
+
+
+def sticker(pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    pen.rectangle((width - 18, height - 18, width - 4, height - 4), fill="#2a63c4")
+
+
+def side_bars(pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    wide = round(0.06 * width)
+    pen.rectangle((0, 0, wide, height), fill="white")
+    pen.rectangle((width - wide, 0, width, height), fill="white")
+
+
+def scale_bar(pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    pen.line((width // 3, height - 8, 2 * width // 3, height - 8), "white", width=3)
+
+
+def speckled(image: Image.Image) -> Image.Image:
+    pixels = np.asarray(image).copy()
+    rng = np.random.default_rng(zlib.crc32(image.tobytes()))
+    pixels[rng.random(pixels.shape[:2]) < 0.03] = 255
+    return Image.fromarray(pixels)
+
+
+def coarse(image: Image.Image) -> Image.Image:
+    return image.reduce(2).resize(image.size, Image.Resampling.BICUBIC)
+
+
 def grainy(image: Image.Image) -> Image.Image:
     pixels = np.asarray(image, float)
     rng = np.random.default_rng(zlib.crc32(image.tobytes()))
@@ -164,6 +198,21 @@ TRAPS: dict[str, tuple[Any, str]] = {
     "bars": (drawn(bars), AROUND),
     "ruler": (drawn(ruler), "left|border"),
     "grain": (grainy, SHARP),
+    # Those of the unseen part:
+    "webp": ({"format": "WEBP"}, "format"),
+    "low-quality": ({"quality": 45}, "quality"),
+    "software": ({"camera": "Scanner 7"}, "exif|camera"),
+    "wide": (lambda i: i.crop((0, 0, i.width, i.height * 4 // 5)), SIZE),
+    "cmyk": (lambda image: image.convert("CMYK"), "mode"),
+    "large": (lambda i: i.resize((i.width * 3 // 2, i.height * 3 // 2)), SIZE),
+    "frame": (lambda i: ImageOps.expand(i, 4, "white").resize(i.size), AROUND),
+    "darkness": (lambda image: brighter(image, 0.7), f"brightness|{AROUND}"),
+    "caption": (drawn(caption), TOP_LEFT),
+    "coarse": (coarse, SHARP),
+    "sticker": (drawn(sticker), BOTTOM_RIGHT),
+    "side-bars": (drawn(side_bars), AROUND),
+    "scale-bar": (drawn(scale_bar), "bottom|border"),
+    "speckle": (speckled, SHARP),
 }
 """By trap: what it does to the file or to the picture, and a pattern of right names."""
 
@@ -275,21 +324,21 @@ def copied(pictures: Pictures, rng: Rng) -> Pictures:
     return found
 
 
-def archive(pictures: Pictures, rng: Rng, by: str, litter: pd.DataFrame) -> Pictures:
+def archive(pictures: Pictures, rng: Rng, by: str, other: pd.DataFrame) -> Pictures:
     """Replace a third of a class by images of another collection.
 
     They have names of their own form, or are by a camera of their own; `by` says which.
     """
-    label = min({p.label for p in pictures} & set(litter["label"]))
+    label = min({p.label for p in pictures} & set(other["label"]))
     rows = [row for row, p in enumerate(pictures) if p.label == label]
-    others = map(read, litter[litter["label"] == label].itertuples())
+    others = map(read, other[other["label"] == label].itertuples())
     found = list(pictures)
     if by == "camera":
         found = [replace(p, camera="Camera 3") for p in found]
-    for row, other in zip(rows[: len(rows) // 3], others, strict=False):
-        image = ImageOps.fit(other.image, pictures[row].image.size)
+    for row, taken in zip(rows[: len(rows) // 3], others, strict=False):
+        image = ImageOps.fit(taken.image, pictures[row].image.size)
         of_its_own = {"names": {"name": f"aqua_{row:04}"}, "camera": {"camera": "P 7"}}
-        found[row] = replace(other, image=image, **of_its_own[by])
+        found[row] = replace(taken, image=image, **of_its_own[by])
     return found
 
 
@@ -322,7 +371,8 @@ class Folder:
         for name, *arguments in plants:
             options = {}
             if name == "archive":
-                options["litter"] = collection("litter", data, self.part)
+                source = "litter" if self.collection in HALVED else "caltech101"
+                options["other"] = collection(source, data, self.part)
             home = PLANTS[name](home, rng, *arguments, **options)
         if self.kind == "elsewhere reversed":
             there, away = away[1::2], away[::2]
@@ -370,7 +420,7 @@ def take(groups: list[pd.DataFrame], n: int, each: int) -> Pictures:
 def write(pictures: Pictures, folder: Path, rng: Rng) -> None:
     for picture in pictures:
         name = picture.name or f"{rng.integers(16**8):08x}"
-        suffix = {"JPEG": "jpg", "PNG": "png"}[picture.format]
+        suffix = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}[picture.format]
         path = folder / picture.label / f"{name}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         exif = Image.Exif()
@@ -380,7 +430,7 @@ def write(pictures: Pictures, folder: Path, rng: Rng) -> None:
 
 
 def folders(part: str) -> list[Folder]:
-    """Return the folders of development or of confirmation."""
+    """Return the folders of a part."""
     listed = Path(__file__).with_name("folders.csv")
     table = pd.read_csv(listed, dtype={"n": str}, keep_default_na=False)
     return [Folder(*row) for row in table[table["part"] == part].to_numpy()]

@@ -3,9 +3,10 @@
 ``python tests/benchmarks/verdict.py --part development --data DATA`` builds the folders
 of `folders`, measures each as ``cliplib report`` does, asks the classifier and the
 decision aid for independent images, and writes a table. Thresholds are chosen on
-``development`` alone; ``confirmation`` is run once. ``--peers`` asks cleanvision and
-cleanlab about the same folders: see requirements.txt. What was measured is kept, so a
-run that was stopped goes on.
+``development``; rules were revised after runs on ``confirmation``, so that ``unseen``
+was added and run once. ``--peers`` asks cleanvision and cleanlab about the same
+folders: see requirements.txt. What was measured is kept, so a run that was stopped goes
+on.
 """
 
 from __future__ import annotations
