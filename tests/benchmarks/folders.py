@@ -163,7 +163,7 @@ def speckled(image: Image.Image) -> Image.Image:
 
 
 def coarse(image: Image.Image) -> Image.Image:
-    return image.reduce(2).resize(image.size, Image.Resampling.BICUBIC)
+    return image.reduce(4).resize(image.size, Image.Resampling.BICUBIC)
 
 
 def grainy(image: Image.Image) -> Image.Image:
