@@ -125,7 +125,7 @@ class Places:
             if (self.root / source).is_dir():
                 shutil.copytree(self.root / source, self.project / copy, ignore=unread)
         self.figures.mkdir(exist_ok=True)
-        parts = ("development", "confirmation", "pairs")
+        parts = ("development", "confirmation", "unseen", "pairs")
         verdicts = [f"verdict_{part}.csv" for part in parts]
         for name in ("captions.toml", "benchmark.json", "growth.svg", *verdicts):
             if (self.root / "figures" / name).is_file():

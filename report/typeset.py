@@ -104,7 +104,7 @@ def compile_document(
         "committed": ",".join(saved_by(names, committed)),
         "committed_claims": str((committed / "claims.csv").is_file()).lower(),
         "figures": f"/{places.figures.relative_to(places.project).as_posix()}/",
-        "verdict": str((places.figures / "verdict_confirmation.csv").is_file()).lower(),
+        "verdict": str((places.figures / "verdict_unseen.csv").is_file()).lower(),
         "kind": kind,
         "changes": places.changes,
         "model": places.model,

@@ -687,6 +687,7 @@ def test_every_file_of_the_figures_is_listed_once_and_has_its_caption() -> None:
         "verdict_confirmation.csv",
         "verdict_development.csv",
         "verdict_pairs.csv",
+        "verdict_unseen.csv",
         "claims.csv",
     }
     assert {path.name for path in (ROOT / "figures").iterdir()} | {
