@@ -27,12 +27,8 @@ from surroundings import SETTINGS
 
 SUMMARY = "26_summary"
 """The notebook that computes nothing and reads what the others saved: it runs last."""
-FIRST = (
-    "18_like_with_like",
-    "01_brain_tumor_mri",
-    "13_protocols",
-)
-"""The longest, after two whose answers it asks for again and then finds kept."""
+FIRST = ("13_protocols", "19_two_series")
+"""The longest. Notebooks that ask again for answers of the first find them kept."""
 MOST_JOBS = 6
 
 
