@@ -30,6 +30,7 @@ from torch.nn.functional import cross_entropy
 from cliplib.data.threads import one_thread
 from cliplib.features.splits import fold_numbers, group_train_test_split
 from cliplib.features.table import FeatureTable
+from cliplib.probes.base import mean_log_loss
 from cliplib.probes.kernel import GAMMA, LOGIT_SCALES, KernelProbe
 from cliplib.probes.linear import TOL, TRIAL_TOL, LinearProbe
 from cliplib.probes.logistic import (
@@ -817,3 +818,13 @@ def test_answers_have_scikit_learns_further_forms(sample, k):
     assert decisions.shape == ((len(X),) if k == 2 else (len(X), 3))
     named = decisions > 0 if k == 2 else decisions.argmax(axis=1)
     assert (probe.classes_[named.astype(int)] == probe.predict(X)).all()
+
+
+def test_log_loss_is_that_of_scikit_learn_and_refuses_what_is_not_finite() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 3))
+    classes = np.arange(50) % 3
+    expected = log_loss(classes, softmax(logits, axis=1))
+    assert mean_log_loss(classes, logits) == pytest.approx(expected, rel=1e-12)
+    logits[0] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        mean_log_loss(classes, logits)

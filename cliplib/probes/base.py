@@ -198,8 +198,15 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 def mean_log_loss(class_codes: Ints, logits: ArrayLike) -> float:
     """Return the mean log loss (nats) of logits (n, k).
 
-    `class_codes` (n,) are the true classes, as column numbers.
+    `class_codes` (n,) are the true classes, as column numbers. ValueError if the loss
+    is not finite.
     """
     # Scikit-learn's log_loss takes longer than fitting a probe to a hundred rows.
     log_proba = log_softmax(np.asarray(logits, np.float64), axis=1)
-    return float(-log_proba[np.arange(len(class_codes)), class_codes].mean())
+    loss = float(-log_proba[np.arange(len(class_codes)), class_codes].mean())
+    if not np.isfinite(loss):
+        raise ValueError(
+            "The log loss on held-out rows is not finite: see whether some features "
+            "are far larger than others."
+        )
+    return loss

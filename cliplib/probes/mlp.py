@@ -33,8 +33,8 @@ class MLPProbe(Probe):
     with the seed by several points; that of logits averaged over several seeds hardly
     does (Lakshminarayanan et al., NIPS 2017).
 
-    Logits are computed in float32, as those of `KernelProbe`, so the same check of
-    scikit-learn's ``check_estimator`` may fail.
+    Logits are computed in float32, so scikit-learn's
+    ``check_methods_subset_invariance`` may fail, as for `KernelProbe`.
 
     The fitted attributes are hidden_coef_ (hidden, d), hidden_intercept_ (hidden,),
     coef_ (k, hidden) and intercept_ (k,).

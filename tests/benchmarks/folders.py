@@ -7,6 +7,7 @@ independent ones of a class (`n_new`). Development and confirmation share no ima
 differ in classes or groups, and in the strength of what is planted. Rules were revised
 after runs on both, so there is a third part, ``unseen``: its classes were drawn from
 those that neither part and no pair of ``pairs.py`` had used, and its traps are others.
+The embedded encoder was trained on nearly all of their images.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def collection(name: str, data: Path, part: str) -> pd.DataFrame:
     if name not in HALVED:
         table = pd.read_parquet(data / "pretrain" / f"{name}.parquet")
         pixels = [image["bytes"] for image in table["image"]]
-        # Chest X-rays are named by patient; elsewhere each image is a group.
+        # Chest X-rays are named by patient; elsewhere each image counts as a group.
         patients = table["id"].str.extract(r"(person\d+|IM-\d+)")[0]
         return table.assign(image=pixels, group=patients.fillna(table["id"]))
     if name == "trashnet":
