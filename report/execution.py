@@ -27,17 +27,8 @@ from surroundings import SETTINGS
 
 SUMMARY = "26_summary"
 """The notebook that computes nothing and reads what the others saved: it runs last."""
-FIRST = (
-    "13_protocols",  # others ask again for its answers, and then find them kept
-    "19_two_series",
-    "17_objects",
-    "09_decision_aid",
-    "24_planes",
-    "18_like_with_like",
-    "12_elsewhere",
-    "06_data_efficiency_and_robustness",
-)
-"""The longest, so that none of them runs alone at the end."""
+FIRST = ("13_protocols", "19_two_series")
+"""The longest. Others ask again for answers of the first, and then find them kept."""
 MOST_JOBS = 6
 
 
