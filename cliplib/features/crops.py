@@ -40,11 +40,12 @@ MAX_WARPED_DISTANCE = 6
 MAX_TINT_DIFFERENCE = 15
 # Smallest cosine of standardised features that proposes a pair.
 MIN_COSINE = 0.8
-# The versions that are hashed: zooms and turns, but not both at once, which suffices to
-# propose pairs.
-WARPS = similarity_maps(
-    [(s, 0.0) for s in (1.0, 0.95, 0.9, 0.85, 0.8)] + [(1.0, a) for a in (-8, -4, 4, 8)]
-)
+# The versions that are hashed, by scale and angle: zooms, turns, and turns whose empty
+# corners are cropped.
+ZOOMS = [(scale, 0.0) for scale in (1.0, 0.95, 0.9, 0.85, 0.8)]
+TURNS = [(1.0, angle) for angle in (-8.0, -4.0, 4.0, 8.0)]
+CROPPED_TURNS = [(0.85, -8.0), (0.9, -4.0), (0.9, 4.0), (0.85, 8.0)]
+WARPS = similarity_maps([*ZOOMS, *TURNS, *CROPPED_TURNS])
 
 
 def proposed_crops(
