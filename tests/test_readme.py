@@ -90,3 +90,49 @@ def test_every_option_that_the_readme_shows_is_one() -> None:
     assert len(lines) >= 8
     for line in lines:
         parser.parse_args(cli.with_command(shlex.split(line)))
+
+
+def verdicts(part: str) -> pd.DataFrame:
+    """Return the table that a part of the verdict's test wrote."""
+    return pd.read_csv(Path(__file__).parents[1] / f"figures/verdict_{part}.csv")
+
+
+def right_of_all(table: pd.DataFrame) -> list[str]:
+    """Return how many folders of each kind are reported as they should be."""
+    right = table.groupby("kind", sort=False)["right"]
+    return [f"{n} of {size}" for n, size in zip(right.sum(), right.size(), strict=True)]
+
+
+def test_the_table_of_verdicts_is_that_of_its_test() -> None:
+    rows = re.search(r"\| folders \|.*\n\|[-|]+\n((?:\|.*\n)+)", README)
+    assert rows
+    shown = [row.strip("| ").split(" | ") for row in rows[1].splitlines()]
+    _, right, stated, true, earlier = map(list, zip(*shown, strict=True))
+    unseen = verdicts("unseen")
+    assert right == right_of_all(unseen)
+    assert earlier == right_of_all(verdicts("confirmation"))
+    means = unseen.groupby("kind", sort=False)[["stated", "true"]].mean()
+    assert [*map(float, stated)] == pytest.approx(100 * means["stated"], abs=0.51)
+    assert [*map(float, true)] == pytest.approx(100 * means["true"], abs=0.51)
+
+
+def test_what_is_said_of_the_verdicts_is_in_its_table() -> None:
+    table = verdicts("unseen")
+    good = table[table["word"].isin(["Yes", "Probably"])]
+    perhaps = table[table["word"] == "Perhaps"]
+    honest = table[table["kind"].isin(["clean", "declared"])]
+    full = table[table["kind"].str.startswith("trap in the")]
+    partial = table[table["kind"] == "partial trap"]
+    text = " ".join(README.split())
+    for sentence in (
+        f"said {len(good)} times: {good['stated'].mean():.0%} was stated, and "
+        f"{good['true'].mean():.0%} is right",
+        f"{good['true'].min():.0%} in the worst folder",
+        f"said {len(perhaps)} times: {perhaps['stated'].mean():.0%} was stated, and "
+        f"{perhaps['true'].mean():.0%} is right",
+        f"hold for {honest['interval_holds'].sum()} of the {len(honest)} clean",
+        f"in {full['datalab'].sum()} of the {len(full)} full traps, "
+        f"{partial['datalab'].sum()} of the {len(partial)} partial ones and "
+        f"{honest['datalab'].sum()} of the {len(honest)}",
+    ):
+        assert sentence.replace("%", " %") in text
