@@ -238,7 +238,6 @@ CONTRARY = {
     ),
     "4-erased-all": (ERASED, 0.55),
     "4-grey-used": ("grey_levels.used.meningioma", NOTHING),
-    "6-grey": ("grey_levels.used.meningioma", NOTHING),
     "4-grey-not-series": (
         "grey_levels.differences.gliomas_of_the_mixed_series.meningioma",
         NOTHING,
