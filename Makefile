@@ -46,7 +46,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest
 
 bench: build/bench/installed
-	build/bench/bin/python tests/benchmarks $(if $(DATA),--data "$(DATA)")
+	PYTHONPATH=notebooks build/bench/bin/python tests/benchmarks $(if $(DATA),--data "$(DATA)")
 
 lowest:
 	test -x $(LOWEST)/python || $(PYTHON) -m venv build/lowest
