@@ -224,6 +224,10 @@ CONTRARY = {
         "series.results.whole.without_mr.mr_glioma.high",
         0.5,
     ),
+    "4-margin-zero": (
+        'cell("crop_states", "balanced, mixed series", "mini", "margin 0").low',
+        0.7,
+    ),
     "4-margin": (
         "crop.gaps.mini.margin_2_less_margin_0_5.balanced_mixed_series",
         NOTHING,
