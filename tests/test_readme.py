@@ -136,3 +136,43 @@ def test_what_is_said_of_the_verdicts_is_in_its_table() -> None:
         f"{honest['datalab'].sum()} of the {len(honest)}",
     ):
         assert sentence.replace("%", " %") in text
+
+
+def test_what_is_said_of_traps_and_false_alarms_is_in_its_tables() -> None:
+    table, pairs = verdicts("unseen"), verdicts("pairs")
+    lost = table["stated"] - table["true"]
+    honest = table["kind"].isin(["clean", "declared"])
+    trap = table["kind"].str.contains("trap")
+    missed = table[trap & ~table["right"]]
+    swapped = (honest | trap) & table["cost"].notna()
+    by_cost, by_share = (
+        lost[swapped].corr(table.loc[swapped, column], method="spearman")
+        for column in ("cost", "shortcut_share")
+    )
+    medical = table["classes"].str.contains("x-ray|benign|malignant")
+    good = table[medical & table["word"].isin(["Yes", "Probably"])]
+    views = table[table["detail"] == "views 5"].iloc[0]
+    shuffled = table[table["detail"] == "shuffled; views 6"].iloc[0]
+    alarmed = pairs[pairs["word"] == "Perhaps"]
+    of_draw = alarmed.groupby("draw").size()
+    drawn = pairs.groupby("draw").size()
+    assert not (lost[trap & ~table["right"]] > 0.03).any()
+    assert len(missed) == 6 and lost[missed.index].max() < 0.0255
+    assert (~table[honest]["right"]).sum() == 3
+    assert table[honest]["range_holds"].all()
+    text = " ".join(README.split())
+    stated, true = 100 * good["stated"].mean(), 100 * good["true"].mean()
+    for sentence in (
+        f"of X-rays and ultrasound {stated:.0f} and {true:.0f} %)",
+        "come out more than 3 points worse than stated stopped the word; the six that",
+        "stated ranges for all. *False alarms*: three of the 12;",
+        f"(Spearman {by_cost:.2f} on the {swapped.sum()} clean, declared and trap",
+        f"a shortcut does alone ({by_share:.2f})",
+        f"Of {drawn[1]} random pairs of classes, {of_draw[1]} are alarmed, of "
+        f"{drawn[2]} more {of_draw[2]}, and of {drawn[3]} that were drawn after all "
+        f"rules were fixed, {of_draw[3]};",
+        f'as "{views["word"]}", {views["stated"]:.0%} stated and {views["true"]:.0%}',
+        f'"{shuffled["word"]}", {100 * shuffled["stated"]:.0f} and '
+        f"{100 * shuffled['true']:.0f} %.",
+    ):
+        assert re.sub(r"(?<=\d)%", " %", sentence) in text, sentence
