@@ -156,7 +156,7 @@ def test_what_was_made_otherwise_is_not_mixed(encoded: Path, checkpoint: Path) -
     pytest.importorskip("ray")
     images = str(encoded.parent / "images")
     with pytest.raises(ValueError, match="made otherwise: name another folder"):
-        encode_with_ray(images, str(encoded), model=str(checkpoint))
+        encode_with_ray(images, str(encoded), model=str(checkpoint), readout="pooled")
 
 
 def test_ray_that_fails_is_named(
