@@ -143,7 +143,7 @@ def test_what_is_said_of_traps_and_false_alarms_is_in_its_tables() -> None:
     lost = table["stated"] - table["true"]
     honest = table["kind"].isin(["clean", "declared"])
     trap = table["kind"].str.contains("trap")
-    missed = table[trap & ~table["right"]]
+    missed = table[trap & table["word"].isin(["Yes", "Probably"])]
     swapped = (honest | trap) & table["cost"].notna()
     by_cost, by_share = (
         lost[swapped].corr(table.loc[swapped, column], method="spearman")
@@ -156,7 +156,7 @@ def test_what_is_said_of_traps_and_false_alarms_is_in_its_tables() -> None:
     alarmed = pairs[pairs["word"] == "Perhaps"]
     of_draw = alarmed.groupby("draw").size()
     drawn = pairs.groupby("draw").size()
-    assert not (lost[trap & ~table["right"]] > 0.03).any()
+    assert not (lost[missed.index] > 0.03).any()
     assert len(missed) == 6 and lost[missed.index].max() < 0.0255
     assert (~table[honest]["right"]).sum() == 3
     assert table[honest]["range_holds"].all()

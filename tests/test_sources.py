@@ -182,6 +182,9 @@ def test_the_same_images_are_compared_once(image_folder, checkpoint, monkeypatch
     monkeypatch.setattr("cliplib.features.encode.find_near_duplicates", None)
     second = encode_dataset(load_dataset(folder), encoder)
     pd.testing.assert_frame_equal(second.pairs, first.pairs)
+    with monkeypatch.context() as patch, pytest.raises(TypeError):  # by other code
+        patch.setattr("cliplib.features.encode._search_code", lambda: "another")
+        encode_dataset(load_dataset(folder), encoder)
     with pytest.raises(TypeError):  # other copies are sought
         encode_dataset(load_dataset(folder), encoder, copies=0.9)
     again.unlink()

@@ -186,7 +186,7 @@ TOP_LEFT = "top left corner|top edge|left edge|border"
 BLUR = ImageFilter.GaussianBlur(1.5)
 TRAPS: dict[str, tuple[Any, str]] = {
     "format": ({"format": "PNG"}, "format"),
-    "quality": ({"quality": 25}, "quality"),
+    "quality": ({"quality": 25}, "quality|quantisation"),
     "camera": ({"camera": "A 100"}, "exif|camera"),
     "aspect": (lambda i: i.crop((0, 0, i.width * 3 // 4, i.height)), SIZE),
     "mode": (lambda image: image.convert("L"), "mode"),
@@ -201,7 +201,7 @@ TRAPS: dict[str, tuple[Any, str]] = {
     "grain": (grainy, SHARP),
     # Those of the unseen part:
     "webp": ({"format": "WEBP"}, "format"),
-    "low-quality": ({"quality": 45}, "quality"),
+    "low-quality": ({"quality": 45}, "quality|quantisation"),
     "software": ({"camera": "Scanner 7"}, "exif|camera"),
     "wide": (lambda i: i.crop((0, 0, i.width, i.height * 4 // 5)), SIZE),
     "cmyk": (lambda image: image.convert("CMYK"), "mode"),
