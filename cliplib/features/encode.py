@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -21,8 +21,6 @@ from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import UnreadableImage
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
-from cliplib.features import crops, duplicates, hamming, registration
-from cliplib.features import hashes as hashing
 from cliplib.features.duplicates import PAIR_TYPES, find_near_duplicates, parse_copies
 from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
@@ -200,7 +198,10 @@ def _near_duplicates(
         xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)
         for array in (hashes, features)
     )
-    key = ":".join(("near_duplicates", _search_code(), str(copies), *contents))
+    # The code is in the key, since another version may find other pairs.
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    code = xxhash.xxh3_128_hexdigest(b"".join(map(Path.read_bytes, modules)))
+    key = ":".join(("near_duplicates", code, str(copies), *contents))
     entry = cache.get([key])
     if key not in entry:
         pairs = find_near_duplicates(hashes, features=features, copies=copies)
@@ -211,14 +212,3 @@ def _near_duplicates(
         entry = {key: pairs.to_records(index=False, column_dtypes=text_types)}
         cache.put(entry)
     return pd.DataFrame(entry[key]).astype(PAIR_TYPES)
-
-
-@cache
-def _search_code() -> str:
-    """Return a digest of the code that finds near-duplicates.
-
-    With it in the key, no result of another version comes out of the cache.
-    """
-    modules = (crops, duplicates, hamming, hashing, registration)
-    code = "".join(map(inspect.getsource, modules))
-    return xxhash.xxh3_128_hexdigest(code.encode())
