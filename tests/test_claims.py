@@ -255,6 +255,10 @@ CONTRARY = {
         'cell("hidden_and_shown", "glioma, mixed series", "whole slice")',
         metric(0.8, 0.75, 0.85),
     ),
+    "4-rests-grey": (
+        "grey_levels.differences.all_tumour_as_it_was.meningioma",
+        NOTHING,
+    ),
     "4-rests-memory": (FALL, NOTHING),
     "4-rests-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "4-objects": (
