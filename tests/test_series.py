@@ -8,6 +8,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from cliplib import FeatureTable
+from study import MissingImages
 from study.folds import FoldedTable, with_folds
 from study.precomputed import __main__ as precomputed
 from study.series import (
@@ -18,6 +19,7 @@ from study.series import (
     drawn_patients,
     folds_of_stems,
     parts_of,
+    require_patients,
     series_of,
     stems_of,
     with_series,
@@ -77,6 +79,16 @@ def test_gliomas_are_parted_by_series():
     table = table_of([*PARTS], [1, 1, 1, 1])
     series = pd.Series(["MR", "plain", "plain", "plain"], table.ids)
     assert parts_of(table, series).tolist() == [*PARTS]
+
+
+def test_a_type_with_few_patients_is_said_to_need_a_higher_limit():
+    parts = np.repeat(PARTS, 3)
+    patients = np.arange(12)
+    require_patients(parts, patients, fewest=3)
+    with pytest.raises(MissingImages, match="raise the limit"):
+        require_patients(parts, patients, fewest=4)
+    with pytest.raises(MissingImages, match="raise the limit"):
+        require_patients(parts[3:], patients[3:], fewest=1)
 
 
 def test_a_fold_is_answered_by_the_marked_rows_of_the_others():

@@ -24,6 +24,7 @@ from cliplib.evaluation.intervals import (
     ratio_intervals,
 )
 from cliplib.features.table import FeatureTable
+from study.features import MissingImages
 from study.folds import FoldedTable
 
 Names = NDArray[np.str_]
@@ -90,6 +91,19 @@ def parts_of(table: FeatureTable, series: pd.Series) -> Names:
     is_mr = (series[table.ids] == MR).to_numpy()
     gliomas = np.where(is_mr, MR_GLIOMA, OTHER_GLIOMA)
     return np.where(kinds == "glioma", gliomas, kinds)
+
+
+def require_patients(parts: Names, patients: Ints, fewest: int = 10) -> None:
+    """Raise MissingImages where a part of `PARTS` has fewer patients, as with a limit.
+
+    `parts` and `patients` are of the same slices, (n,) each.
+    """
+    counted = pd.Series(patients).groupby(parts).nunique().reindex(PARTS, fill_value=0)
+    if counted.min() < fewest:
+        raise MissingImages(
+            f"Fewer than {fewest} patients of a type of tumour are here: raise the "
+            "limit."
+        )
 
 
 def answers_by_fold(
