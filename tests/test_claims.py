@@ -259,10 +259,6 @@ CONTRARY = {
         "grey_levels.differences.all_tumour_as_it_was.meningioma",
         NOTHING,
     ),
-    "4-grey-learned": (
-        "grey_levels.differences.gliomas_of_the_mixed_series.meningioma",
-        NOTHING,
-    ),
     "4-new-errors": (
         'cell("protocols_by_class", "by patient, published test images",'
         ' "Brain Tumor MRI Dataset", "kernel probe", "glioma").value',
