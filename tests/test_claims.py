@@ -206,7 +206,7 @@ CONTRARY = {
         ' "all").low',
         0.5,
     ),
-    "4-short": (CROPPED, metric(0.79, 0.77, 0.82)),
+    "4-short": ("crop.erased.used.meningioma", NOTHING),
     "4-place": (
         'cell("series_methods", "balanced, mixed series", "forest on the box",'
         ' "whole", "all").low',
