@@ -93,7 +93,7 @@ def parts_of(table: FeatureTable, series: pd.Series) -> Names:
     return np.where(kinds == "glioma", gliomas, kinds)
 
 
-def require_patients(parts: Names, patients: Ints, fewest: int = 10) -> None:
+def require_patients(parts: Names, patients: Ints, fewest: int = 16) -> None:
     """Raise MissingImages where a part of `PARTS` has fewer patients, as with a limit.
 
     `parts` and `patients` are of the same slices, (n,) each.
