@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from cliplib import FeatureTable
+from cliplib import FeatureTable, load_image
 from cliplib.inspection.erase import Box
 from study.crops import (
+    committed_boxes,
     crop_in_proportion,
     ids_to_crop,
     inexact,
@@ -107,6 +109,33 @@ def test_crops_are_committed_of_each_picture(brain, mini):
     assert not np.allclose(crops.features, brain.features[rows])
 
 
-def test_crops_of_another_encoder_are_refused(brain, tiny):
-    with pytest.raises(MissingImages, match="The crops are those of 'mini'"):
+def test_crops_of_another_encoder_need_the_images(brain, tiny):
+    with pytest.raises(MissingImages, match="name a folder with the images"):
         load_crops(brain, tiny)
+
+
+def test_another_encoder_crops_the_images(brain, tiny, tmp_path):
+    boxes = committed_boxes()
+    shown = np.array(
+        [id in boxes and is_clear_of_mirror(boxes[id]) for id in brain.ids]
+    )
+    without_tumour = brain.classes.index("notumor")
+    shown |= brain.labels == without_tumour
+    one_a_class = pd.Series(brain.ids[shown]).groupby(brain.labels[shown]).first()
+    drawn = np.random.default_rng(0)
+    for id in one_a_class:
+        path = tmp_path / "brain_tumor_mri" / id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = drawn.integers(0, 256, (64, 64), np.uint8)
+        Image.fromarray(pixels).save(path, quality=100)
+    table = load_features("brain_tumor_mri", tiny, data=tmp_path)
+    crops, mirrored = load_crops(table, tiny, tmp_path)
+    glioma, meningioma, pituitary = one_a_class.drop(without_tumour)
+    assert set(crops.ids) == {glioma, meningioma, pituitary}
+    assert set(mirrored.ids) == {glioma, meningioma}
+    image = load_image(tmp_path / "brain_tumor_mri" / glioma)
+    box = boxes[glioma]
+    for table, place in ((crops, box), (mirrored, box.mirrored())):
+        expected = tiny.map([crop_in_proportion(image, place)])[0][0]
+        found = table.features[table.ids == glioma][0]
+        np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from cliplib.data.image import ImageSource, load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Box
-from study.data import PRECOMPUTED
+from study.data import PRECOMPUTED, load_dataset
 from study.features import MissingImages
 from study.states import first_in_head
 
@@ -138,33 +139,50 @@ def crop_table(
     return replace(crops, provenance=about)
 
 
+def committed_boxes() -> dict[str, Box]:
+    """Return where each traced tumour of brain MRI lies, by the slice's id."""
+    listed = pd.read_csv(PRECOMPUTED / "brain_tumor_mri_boxes.csv").set_index("id")
+    return {
+        id: Box(*row) for id, row in zip(listed.index, listed.to_numpy(), strict=True)
+    }
+
+
 def load_crops(
-    table: FeatureTable, encoder: ClipEncoder
+    table: FeatureTable,
+    encoder: ClipEncoder,
+    data: str | os.PathLike[str] | None = None,
 ) -> tuple[FeatureTable, FeatureTable]:
     """Return crops, and crops at the mirrored place, in place of slices of a table.
+
+    The committed crops are taken where they are the encoder's; for another encoder,
+    those of the images.
 
     Parameters
     ----------
     table
         Of brain MRI: labels, patients and folds are taken from it, by id.
-    encoder
-        The committed crops must be its own.
+    encoder, data
+        What encodes the crops, and the folder with the images.
 
     Raises
     ------
     MissingImages
-        If they are those of another encoder.
+        If the committed crops are those of another encoder, and there are no images.
     """
-    saved = FeatureTable.load(COMMITTED)
-    if saved.provenance["model_fingerprint"] != encoder.fingerprint:
-        raise MissingImages(
-            f"The crops are those of {saved.provenance['encoder']!r}, not of "
-            f"{encoder.name!r}: this notebook needs the embedded model."
-        )
-    is_mirrored = np.char.startswith(saved.ids, MIRRORED)
+    crops = FeatureTable.load(COMMITTED)
+    if crops.provenance["model_fingerprint"] != encoder.fingerprint:
+        dataset = load_dataset("brain_tumor_mri", data=data)
+        if dataset is None:
+            raise MissingImages(
+                f"The committed crops are those of {crops.provenance['encoder']!r}, "
+                f"not of {encoder.name!r}: name a folder with the images (data)."
+            )
+        images = dict(zip(dataset["id"][:], dataset["image"], strict=True))
+        crops = crop_table(table, images, committed_boxes(), encoder)
+    is_mirrored = np.char.startswith(crops.ids, MIRRORED)
     return (
-        _in_place_of_slices(table, saved.select(~is_mirrored)),
-        _in_place_of_slices(table, saved.select(is_mirrored)),
+        _in_place_of_slices(table, crops.select(~is_mirrored)),
+        _in_place_of_slices(table, crops.select(is_mirrored)),
     )
 
 

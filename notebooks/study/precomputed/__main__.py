@@ -30,9 +30,8 @@ from cliplib.features.duplicates import (
 )
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.erase import Box
 from study.compact import save_compact
-from study.crops import COMMITTED, crop_table
+from study.crops import COMMITTED, committed_boxes, crop_table
 from study.data import DATASETS, load_dataset
 from study.features import load_features
 from study.series import with_series
@@ -217,12 +216,9 @@ def write_crops(dataset: Dataset) -> None:
     """
     encoder = ClipEncoder()
     images = dict(zip(dataset["id"][:], list(dataset["image"]), strict=True))
-    listed = pd.read_csv(HERE / f"{SET_WITH_SOURCES}_boxes.csv").set_index("id")
-    boxes = {
-        id: Box(*row) for id, row in zip(listed.index, listed.to_numpy(), strict=True)
-    }
     table = load_features(SET_WITH_SOURCES, encoder)
-    save_compact(crop_table(table, images, boxes, encoder), COMMITTED)
+    crops = crop_table(table, images, committed_boxes(), encoder)
+    save_compact(crops, COMMITTED)
 
 
 def main(data: Path) -> None:
