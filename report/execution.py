@@ -27,7 +27,7 @@ from surroundings import SETTINGS
 
 SUMMARY = "26_summary"
 """The notebook that computes nothing and reads what the others saved: it runs last."""
-FIRST = ("13_protocols", "19_two_series")
+FIRST = ("13_protocols", "09_decision_aid")
 """The longest. Others ask again for answers of the first, and then find them kept."""
 MOST_JOBS = 6
 
