@@ -212,6 +212,11 @@ CONTRARY = {
         ' "whole", "all").low',
         0.4,
     ),
+    "4-files-own": (
+        'cell("series_originals", "balanced, mixed series", "fold",'
+        ' "file and brightness", "all")',
+        metric(0.72, 0.66, 0.78),
+    ),
     "4-own-files": (
         'cell("series_originals", "balanced, mixed series", "fold", "cropped", "all")',
         metric(0.72, 0.66, 0.78),
