@@ -297,7 +297,6 @@ CONTRARY = {
         metric(0.02, 0.01, 0.03),
     ),
     "4-supported-origin": ("sequence.gap.all", NOTHING),
-    "4-which": ("waste.kernel_minus_linear_by_object", NOTHING),
     "4-outdoors": ("aquatrash.elsewhere.kernel_probe.auroc.low", 0.55),
     "4-local": ("navoneel.local_labels.new_probe_s_gain.10", NOTHING),
     "4-elsewhere": ("new_tumours.sensitivity.high", 0.98),
