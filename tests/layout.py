@@ -129,6 +129,21 @@ def overprinted(svg: str) -> list[tuple[str, str]]:
     ]
 
 
+def lines_on_lines(page: Any) -> list[tuple[str, str]]:
+    """Return pairs of lines of a PDF's page, of pypdfium2, that lie on each other."""
+    text = page.get_textpage()
+    boxes = [text.get_rect(i) for i in range(text.count_rects())]
+    found = []
+    for i, (left, bottom, right, top) in enumerate(boxes):
+        for other in boxes[:i]:
+            width = min(right, other[2]) - max(left, other[0])
+            height = min(top, other[3]) - max(bottom, other[1])
+            if width > 2 and height > 0.5:
+                pair = (other, (left, bottom, right, top))
+                found.append(tuple(text.get_text_bounded(*box) for box in pair))
+    return found
+
+
 def width_of(svg: str) -> float:
     """Return the width at which a figure was drawn, in points."""
     found = re.search(r'width="([\d.]+)pt"', svg)

@@ -24,6 +24,7 @@ from layout import (
     holes,
     inked_rows,
     labels,
+    lines_on_lines,
     overprinted,
     stranded,
     width_of,
@@ -276,6 +277,11 @@ def test_labels_are_found_with_size_and_place() -> None:
         "another": 8.0,
     }
     assert overprinted(svg) == [("another", "one label")]
+
+
+def test_no_line_of_page_1_lies_on_another(report: Report) -> None:
+    page = pypdfium2.PdfDocument(report.document.data)[report.page_of("Summary") - 1]
+    assert lines_on_lines(page) == []
 
 
 def test_page_1_has_180_words_and_ten_numbers_at_most(report: Report) -> None:
