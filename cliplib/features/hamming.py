@@ -13,8 +13,8 @@ Words = NDArray[np.uint64]
 
 # Rows of a, and rows of b, that are compared at once: their distances fit into a core's
 # cache.
-ROWS_AT_ONCE = 128
-COLUMNS_AT_ONCE = 2048
+ROWS_AT_ONCE = 32
+COLUMNS_AT_ONCE = 4096
 
 
 def close_hashes(
@@ -39,22 +39,24 @@ def close_hashes(
     """
     words_b = np.ascontiguousarray(bits_b.T)
     for first_row in range(0, len(bits_a), ROWS_AT_ONCE):
-        block_a = bits_a[first_row : first_row + ROWS_AT_ONCE]
-        words_by_orientation = block_a.transpose(1, 2, 0)
+        block_a = bits_a[first_row : first_row + ROWS_AT_ONCE].transpose(1, 2, 0)
         # Within one collection, pairs with rows before this block were yielded earlier.
         start = first_row if within else 0
         for first_column in range(start, len(bits_b), COLUMNS_AT_ONCE):
             block_b = words_b[:, first_column : first_column + COLUMNS_AT_ONCE]
-            for orientation, words_a in enumerate(words_by_orientation):
-                is_close = _distances(words_a, block_b) <= max_distance
-                close_rows, close_columns = np.nonzero(is_close)
+            for orientation, words_a in enumerate(block_a):
+                distances = _distances(words_a, block_b)
+                # `np.nonzero` of two dimensions takes longer than the distances.
+                positions = np.flatnonzero(distances <= max_distance)
+                close_rows, close_columns = np.unravel_index(positions, distances.shape)
                 rows_a = close_rows + first_row
                 rows_b = close_columns + first_column
                 if within:
                     is_later = rows_b > rows_a
                     rows_a = rows_a[is_later]
                     rows_b = rows_b[is_later]
-                yield rows_a, rows_b, orientation
+                if len(rows_a):
+                    yield rows_a, rows_b, orientation
 
 
 def _distances(words_a: Words, words_b: Words) -> NDArray[np.uint16]:
