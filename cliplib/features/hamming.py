@@ -48,9 +48,9 @@ def close_hashes(
                 distances = _distances(words_a, block_b)
                 # `np.nonzero` of two dimensions takes longer than the distances.
                 positions = np.flatnonzero(distances <= max_distance)
-                close_rows, close_columns = np.unravel_index(positions, distances.shape)
-                rows_a = close_rows + first_row
-                rows_b = close_columns + first_column
+                n_columns = distances.shape[1]
+                rows_a = first_row + positions // n_columns
+                rows_b = first_column + positions % n_columns
                 if within:
                     is_later = rows_b > rows_a
                     rows_a = rows_a[is_later]
