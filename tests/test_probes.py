@@ -640,7 +640,8 @@ def test_a_kernel_probe_takes_the_memory_that_its_refusal_names():
 
 
 def test_blocks_do_not_move_loss_and_gradient(monkeypatch):
-    monkeypatch.setattr("cliplib.probes.logistic.BLOCK_NUMBERS", 230_000)
+    # Seven blocks, the last of which is smaller.
+    monkeypatch.setattr("cliplib.probes.logistic.BLOCK_PRODUCTS", 500_000)
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(700, 900)).astype(np.float32)
     codes = rng.integers(0, 5, 700)

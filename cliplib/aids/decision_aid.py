@@ -151,7 +151,7 @@ class DecisionAid:
         temperature = fit_temperature(logits, columns)
         aid = cls(encoder, fitted, training, temperature)  # does not abstain yet
 
-        proba = aid.predict_proba(held_out.features)
+        proba = aid._calibrated(logits)
         confidence = proba.max(axis=1)
         is_correct = proba.argmax(axis=1) == held_out.labels
         threshold = choose_threshold(is_correct, confidence, risk)
@@ -180,7 +180,13 @@ class DecisionAid:
         The features are in the readout of ``training``. Columns are in the order of
         ``training.classes``; a class without training images has a probability of 0.
         """
-        logits = self.probe.logits(features)  # a column for each trained class
+        return self._calibrated(self.probe.logits(features))
+
+    def _calibrated(self, logits: Floats) -> Floats:
+        """Return probabilities as `predict_proba` does, from the probe's logits.
+
+        The logits (n, trained classes) have a column for each trained class.
+        """
         proba = np.zeros((len(logits), len(self.training.classes)))
         proba[:, self.probe.classes_] = softmax(logits / self.temperature, axis=1)
         return proba

@@ -142,15 +142,17 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         StandardScaler would take more memory, since it computes in float64.
         """
         self.mean_ = rows.mean(axis=0, dtype=np.float64)
-        mean = self.mean_.astype(np.float32)
-        variance = np.square(rows - mean).mean(axis=0, dtype=np.float64)
+        centred = rows - self.mean_.astype(np.float32)
+        variance = np.square(centred).mean(axis=0, dtype=np.float64)
         self.scale_ = np.sqrt(np.where(variance == 0, 1, variance))
-        return self._scaled(rows)
+        centred /= self.scale_.astype(np.float32)  # in place: a third of the time
+        return centred
 
     def _scaled(self, rows: Features) -> Features:
         """Return rows (n, d) standardised: (rows - mean_) / scale_."""
-        mean = self.mean_.astype(np.float32)
-        return np.asarray((rows - mean) / self.scale_.astype(np.float32))
+        scaled = rows - self.mean_.astype(np.float32)
+        scaled /= self.scale_.astype(np.float32)
+        return scaled
 
     def _checked(self, X: ArrayLike) -> Features:
         """Return features (n, d) as float32, for a fitted probe.
