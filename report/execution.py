@@ -27,8 +27,8 @@ from surroundings import SETTINGS
 
 SUMMARY = "26_summary"
 """The notebook that computes nothing and reads what the others saved: it runs last."""
-FIRST = ("13_protocols", "09_decision_aid")
-"""The longest. Others ask again for answers of the first, and then find them kept."""
+FIRST = ("13_protocols", "09_decision_aid", "24_planes")
+"""Long ones, so that none ends alone. Others ask again for answers of the first."""
 MOST_JOBS = 6
 
 
