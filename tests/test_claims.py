@@ -241,6 +241,10 @@ CONTRARY = {
         "crop.gaps.efficientnet_lite0.crop_less_whole.balanced_mixed_series",
         NOTHING,
     ),
+    "4-crop-erased": (
+        "crop.gaps.mini.crop_less_crop_tumour_erased.balanced_mixed_series",
+        NOTHING,
+    ),
     "4-crop-place": (
         "crop.gaps.mini.crop_less_mirrored_place.balanced_mixed_series",
         NOTHING,
