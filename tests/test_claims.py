@@ -186,6 +186,7 @@ CONTRARY = {
     ),
     "4-sequence": ("sequence.gap.t1.low", 0.01),
     "4-opposite": (OPPOSITE, metric(0.64, 0.6, 0.68)),
+    "4-short-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "4-plane": ("plane.apart.matched.opposite_side", NOTHING),
     "4-tumour-tells": (
         "series.archive.plain.tumour_with_a_margin.less_the_whole_slice",
