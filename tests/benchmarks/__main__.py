@@ -302,7 +302,7 @@ def embedded(files: list[Path], rounds: int) -> list[Row]:
     rows = []
     for pixels, dtype in ((224, "float32"), (224, "bfloat16"), (160, "bfloat16")):
         encoder = ClipEncoder("mini", cache=None, image_size=pixels, dtype=dtype)
-        read = partial(encoder.images, files, progress=False)
+        read = partial(encoder.encode_images, files, progress=False)
         seconds = in_turn({"ours": read}, rounds)["ours"]
         settings = f"embedded model, {pixels} px, {dtype}"
         work = f"images on disk to features, {settings}, a second"
@@ -383,7 +383,7 @@ def duplicates(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     folder = scratch / "flat"
     folder.mkdir(exist_ok=True)
     for i, path in enumerate(files):
-        (folder / f"{i}{path.suffix}").symlink_to(path)
+        (folder / f"{i}{path.suffix}").symlink_to(path.resolve())
     works = {
         "ours": lambda: find_near_duplicates(map_images(files, image_hash)[0]),
         "peer": lambda: PHash(verbose=False).find_duplicates(image_dir=str(folder)),

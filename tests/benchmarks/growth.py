@@ -31,6 +31,7 @@ from cliplib.features.splits import fold_numbers
 from study import figures
 
 WIDTH = 3840
+CROPS_TOO = "ours, crops too"
 Work = Callable[[], Any]
 
 
@@ -74,11 +75,12 @@ def copies(who: str, n: int) -> Work:
     """Near-duplicates among hashes; the peers propose pairs, and do no more.
 
     faiss compares the same hashes, in every orientation; imagededup only a quarter of
-    their bits, as many as its own hash has, of images as they are.
+    their bits, as many as its own hash has, of images as they are. Neither looks for
+    crops, so ours does that only as `CROPS_TOO`.
     """
     rows = hashes(n)
-    if who == "ours":
-        return lambda: find_near_duplicates(rows)
+    if who in ("ours", CROPS_TOO):
+        return lambda: find_near_duplicates(rows, cropped=who == CROPS_TOO)
     if who == "imagededup":
         return copies_of_imagededup(rows)
     import faiss
@@ -175,7 +177,11 @@ def table(who: str, n: int) -> Work:
 
 
 WORKS: dict[str, tuple[Callable[[str, int], Work], list[str], list[int]]] = {
-    "near-duplicates": (copies, ["faiss", "imagededup"], [2_000, 8_000, 32_000]),
+    "near-duplicates": (
+        copies,
+        ["faiss", "imagededup", CROPS_TOO],
+        [2_000, 8_000, 32_000],
+    ),
     "linear probe": (linear, ["scikit-learn"], [1_000, 2_000, 4_000, 8_000]),
     "kernel probe": (kernel, ["scikit-learn"], [1_000, 2_000, 4_000, 8_000]),
     "five folds, one pair": (folds, ["scikit-learn"], [2_000, 8_000, 32_000, 128_000]),
@@ -282,7 +288,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             ours = row["who"] == "ours"
             color = figures.INK if ours else figures.PALE
             label = "cliplib" if ours else row["who"]
-            style = "o-" if ours else {"imagededup": "^:"}.get(row["who"], "s--")
+            styles = {"ours": "o-", "imagededup": "^:", CROPS_TOO: "v-."}
+            style = styles.get(row["who"], "s--")
             ax.loglog(row["n"], row["seconds"], style, ms=3, color=color, label=label)
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.yaxis.set_major_formatter("{x:g}")
