@@ -3,8 +3,8 @@
 The preconditioner is diagonal in the principal axes of the rows.
 
 Scikit-learn's solver ends at the same minimum. On thousands of correlated features,
-such as those of the readout "deep", it takes 3.7 to 5.8 times as long at its best
-setting; on a few hundred, such as those of "pooled", less than twice as long.
+such as those of the readout "deep", it takes several times as long; on a few hundred,
+such as those of "pooled", one and a half to three times (SPEED.md has the ratios).
 """
 
 from __future__ import annotations
