@@ -287,7 +287,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         for row in of_work:
             ours = row["who"] == "ours"
             color = figures.INK if ours else figures.PALE
-            label = "cliplib" if ours else row["who"]
+            label = row["who"].replace("ours", "cliplib")
             styles = {"ours": "o-", "imagededup": "^:", CROPS_TOO: "v-."}
             style = styles.get(row["who"], "s--")
             ax.loglog(row["n"], row["seconds"], style, ms=3, color=color, label=label)
@@ -297,7 +297,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         ax.minorticks_off()
         ax.set_title(name)
         fastest = min(second for row in of_work for second in row["seconds"])
-        ax.set_ylim(bottom=fastest / 4 ** len(of_work))  # room for the legend
+        ax.set_ylim(bottom=fastest / 6 ** len(of_work))  # room for the legend
         ax.legend(loc="lower right")
     figure.supxlabel("images")
     figure.supylabel("core seconds")
